@@ -1,0 +1,96 @@
+"""What can go wrong, by whose fault, and what a session is told when it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+class BrokerError(Exception):
+    """Base of everything that Tapecast raises on purpose."""
+
+
+class ConfigError(BrokerError):
+    """The configuration can't be used; raised before anything opens, and lists every mistake.
+
+    Not raised for a feed that can't connect: that is retried.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class FeedError(BrokerError):
+    """A feed can't go on as it is; the supervisor connects it again, with backoff.
+
+    Not raised for a single frame that makes no sense: that is a `FrameError`, counted, and the feed goes on.
+    """
+
+
+class FeedPermanentError(FeedError):
+    """Trying again is of no use (a file that isn't there, a symbol the venue refuses): the feed stays down."""
+
+
+class FrameError(FeedError):
+    """One frame of a venue maps to no well-formed tick.
+
+    Attributes:
+        frame: what the venue sent, cut to 512 bytes.
+    """
+
+    def __init__(self, message: str, frame: bytes | str = b"") -> None:
+        super().__init__(message)
+        self.frame = frame[:512]
+
+
+class RequestError(BrokerError):
+    """A subscriber's request is refused; answered with an ``error``, and the session lives on.
+
+    Attributes:
+        code: stable, for programs.
+        retry: whether the same request may succeed later.
+        detail: further members for an HTTP problem (RFC 9457, section 3.2).
+    """
+
+    def __init__(self, code: str, message: str, *, retry: bool = False, **detail: Any) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry = retry
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class CloseReason:
+    """Why a session ends (protocol, section 2, "Close codes").
+
+    Attributes:
+        code: the WebSocket close code.
+        name: stable, for counters and logs.
+        text: for people.
+        retry_after_ms: ``None``: do not come back.
+    """
+
+    code: int
+    name: str
+    text: str
+    retry_after_ms: int | None
+
+
+ASKED = CloseReason(1000, "asked", "closed as asked", 0)
+DRAINING = CloseReason(1001, "draining", "the broker is going down", 1000)
+TOO_BIG = CloseReason(1009, "message_too_big", "a message over the inbound limit", None)
+FAULT = CloseReason(1011, "fault", "a fault of the broker's", 1000)
+FULL = CloseReason(1013, "full", "no room for another session", 5000)
+GARBAGE = CloseReason(4400, "too_many_bad_requests", "too many requests that could not be understood", None)
+NOT_AUTHENTICATED = CloseReason(4401, "not_authenticated", "not authenticated", None)
+NOT_ALLOWED = CloseReason(4403, "not_allowed", "not allowed", None)
+#: Two causes that call for different remedies, so two names and two counters, under one code.
+OVER_LIMIT = CloseReason(4408, "over_limit", "slow consumer: its queue is over the limit", 1000)
+WRITE_DEADLINE = CloseReason(4408, "write_deadline", "slow consumer: a write passed its deadline", 1000)
+TOO_MANY_SESSIONS = CloseReason(4409, "too_many_sessions", "too many sessions for this address", None)
+TOO_MANY_REQUESTS = CloseReason(4429, "too_many_requests", "too many requests", 10_000)
+#: Not sent to anybody: the client left, or fell silent.
+CLIENT_GONE = CloseReason(1006, "client_gone", "the client is gone", None)
+CLIENT_SILENT = CloseReason(1006, "client_silent", "the client answers no ping", None)
+PROTOCOL_ERROR = CloseReason(1002, "protocol_error", "not valid WebSocket", None)

@@ -1,0 +1,1 @@
+"""Feeds: what brings ticks in."""
