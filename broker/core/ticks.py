@@ -7,7 +7,7 @@ turns one into a float. A feed fills in everything but ``seq``, which the tape a
 from __future__ import annotations
 
 import re
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -132,5 +132,5 @@ def iso_to_ns(text: str) -> int:
     if match is None:
         raise ValueError(f"not an RFC 3339 time: {text!r}")
     whole, fraction, zone = match.groups()
-    at = datetime.fromisoformat(whole + ("+00:00" if zone == "Z" else zone)).astimezone(timezone.utc)
+    at = datetime.fromisoformat(whole + ("+00:00" if zone == "Z" else zone)).astimezone(UTC)
     return int(at.timestamp()) * _NS + int((fraction or "").ljust(9, "0"))

@@ -1,0 +1,115 @@
+"""The delivery contract: what a subscriber may ask for, and what comes into force (protocol, section 4).
+
+``max_rate``, ``overflow = "degrade"`` and ``mode = "latest"`` for trades and books are part of the protocol
+and not of this version: asking for them is refused, by name, before it has an effect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from broker.core.conflation import REPLACEABLE
+from broker.core.errors import RequestError
+from broker.core.ticks import Channel
+
+Mode = Literal["latest", "every"]
+Overflow = Literal["gap", "degrade", "evict"]
+
+T = TypeVar("T")
+
+#: What `every` gets when nothing is asked for.
+DEFAULT_QUEUE = 1000
+
+
+class DeliveryRequest(Struct, forbid_unknown_fields=True):
+    """What a subscriber asks for; what is left out is up to the channel, null is "none"."""
+
+    mode: Mode | UnsetType = UNSET
+    max_rate: Annotated[float, Meta(ge=0.1, le=1000)] | None | UnsetType = UNSET
+    max_delay_ms: Annotated[int, Meta(ge=0, le=60_000)] | UnsetType = UNSET
+    queue: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    overflow: Overflow | UnsetType = UNSET
+    max_age_ms: Annotated[int, Meta(ge=1)] | None | UnsetType = UNSET
+
+
+class Delivery(Struct, frozen=True):
+    """The contract in force. ``queue`` (ticks) and ``overflow`` are null with ``latest``, which needs neither."""
+
+    mode: Mode
+    max_rate: float | None
+    max_delay_ms: int
+    queue: int | None
+    overflow: Overflow | None
+    max_age_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryLimits:
+    """What the operator allows: more is asked for in vain, and the echo shows what is in force."""
+
+    queue_ticks: int = 10_000
+    queue_bytes: int = 4 << 20
+
+
+def negotiate(
+    ch: Channel, asked: DeliveryRequest, limits: DeliveryLimits, current: Delivery | None = None
+) -> Delivery:
+    """Return the contract that comes into force.
+
+    Args:
+        ch: decides the default mode.
+        asked: what is unset keeps its value in ``current``, or its default.
+        current: the contract that is to be changed, on a ``modify``.
+
+    Raises:
+        RequestError: ``invalid_delivery`` for what makes no sense together, ``unsupported`` for what this
+            version can't do.
+    """
+    default: Mode = "latest" if ch in REPLACEABLE else "every"
+    kept = msgspec.structs.asdict(current) if current is not None else {}
+    mode = _pick(asked.mode, kept.get("mode"), default)
+    _refuse_unsupported(ch, mode, asked)
+    delay = _pick(asked.max_delay_ms, kept.get("max_delay_ms"), 0)
+    age = asked.max_age_ms if asked.max_age_ms is not UNSET else kept.get("max_age_ms")
+    if mode == "latest":
+        for field in ("queue", "overflow"):
+            value = getattr(asked, field)
+            if value is not UNSET:
+                raise RequestError(
+                    "invalid_delivery",
+                    f"delivery.{field}: {value!r} goes with mode 'every' only, and the mode is 'latest'; "
+                    f"leave it out, or ask for mode 'every'",
+                )
+        return Delivery(mode, None, delay, None, None, age)
+    queue = min(_pick(asked.queue, kept.get("queue"), DEFAULT_QUEUE), limits.queue_ticks)
+    overflow = _pick(asked.overflow, kept.get("overflow"), "gap")
+    return Delivery(mode, None, delay, queue, overflow, age)
+
+
+def _pick(asked: T | UnsetType, kept: T | None, default: T) -> T:
+    if asked is not UNSET:
+        return asked
+    return default if kept is None else kept
+
+
+def _refuse_unsupported(ch: Channel, mode: Mode, asked: DeliveryRequest) -> None:
+    if mode == "latest" and ch not in REPLACEABLE:
+        raise RequestError(
+            "unsupported",
+            f"delivery.mode: 'latest' on {ch!r} needs merging, which this version does not have; "
+            f"ask for 'every' (the default on {ch!r})",
+        )
+    if asked.max_rate is not UNSET and asked.max_rate is not None:
+        raise RequestError(
+            "unsupported",
+            f"delivery.max_rate: {asked.max_rate:g} is not supported by this version; leave it out, or null",
+        )
+    if asked.overflow == "degrade":
+        raise RequestError(
+            "unsupported",
+            "delivery.overflow: 'degrade' is not supported by this version; ask for 'gap' or 'evict'",
+        )

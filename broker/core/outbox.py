@@ -1,0 +1,185 @@
+"""What goes to a subscriber next, as bytes, a write at a time. Pure.
+
+Order: gaps, then what was queued when a snapshot was asked for, that snapshot, what a resume has to
+catch up with, and then the live ticks. So the ticks of a topic leave in the order of their `seq`, and every
+cursor that is sent means what it says: all before it has been sent.
+
+A write is kept near `WRITE_BYTES`: what is in the socket can't be conflated any more, and what is in one
+write has to be taken within one write deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+from broker.core.codecs import Codec
+from broker.core.framing import Framing
+from broker.core.mailbox import Mailbox
+from broker.core.messages import Gap, Message
+from broker.core.session import Session
+from broker.core.subscription import Subscription
+from broker.core.tape import Entry
+
+WRITE_BYTES = 48 << 10
+#: Quotes and trades take some 130 bytes each; what is larger (books, states) is measured.
+WRITE_TICKS = 256
+#: Gaps in one write; a stalled subscriber of everything has one for each symbol.
+WRITE_GAPS = 256
+
+
+class Outbox:
+    """Turns what a session holds into writes for its transport."""
+
+    def __init__(self, session: Session, codec: Codec, framing: Framing) -> None:
+        self._session = session
+        self._codec = codec
+        self._framing = framing
+        self._gaps: list[tuple[int, Gap]] = []
+        #: Ticks handed over, for statistics.
+        self.delivered = 0
+
+    def message(self, message: Message) -> bytes:
+        """Return one message as a write of its own."""
+        return self._framing.batch(self._frame(message))
+
+    def _frame(self, message: Message, cursor: str = "") -> bytes:
+        kind = str(type(message).__struct_config__.tag)
+        return self._framing.frame(kind, self._codec.encode(message), cursor)
+
+    def heartbeat(self, ts: int) -> bytes:
+        """Return a heartbeat as a write of its own; ``ts`` is wall time in nanoseconds."""
+        message = self._session.heartbeat(ts)
+        return self._framing.batch(self._frame(message, message.cursor))
+
+    def take(self, now: float) -> bytes:
+        """Return the next write, empty if nothing waits. What it holds counts as delivered.
+
+        Args:
+            now: seconds of the broker's clock.
+        """
+        session = self._session
+        subs = session.subscriptions.values()
+        if len(subs) == 1 and not self._gaps:
+            (sub,) = subs
+            mailbox = sub.mailbox
+            # The common case, once per write: nothing but ticks, and not too many.
+            if sub.snapshot is None and sub.backlog is None and not mailbox.has_gaps:
+                if mailbox.delivery.max_age_ms is not None:
+                    mailbox.expire(now - mailbox.delivery.max_age_ms / 1000)
+                if len(mailbox) <= WRITE_TICKS and mailbox.bytes <= WRITE_BYTES and not mailbox.has_gaps:
+                    entries = mailbox.take()
+                    return self._update(entries, session.router.tape.offset) if entries else b""
+        return self._take_in_order(now)
+
+    def _update(self, entries: Sequence[Entry], position: int) -> bytes:
+        self.delivered += len(entries)
+        cursor = self._session.router.tape.cursor(position)
+        payload = self._codec.update(cursor, self._codec.ticks(entries))
+        return self._framing.batch(self._framing.frame("update", payload, cursor))
+
+    def _take_in_order(self, now: float) -> bytes:
+        session = self._session
+        subs = list(session.subscriptions.values())
+        for sub in subs:
+            age = sub.delivery.max_age_ms
+            if age is not None:
+                sub.mailbox.expire(now - age / 1000)
+        if gaps := self._take_gaps(subs):
+            return gaps
+        pending = [sub for sub in subs if sub.snapshot is not None]
+        if pending:
+            first = min(pending, key=lambda sub: sub.snapshot_offset)
+            return self._take_ticks(subs, first.snapshot_offset) or self._take_snapshot(first)
+        for sub in subs:
+            if sub.backlog is not None:
+                return self._take_backlog(sub)
+        return self._take_ticks(subs, None)
+
+    def _take_gaps(self, subs: Sequence[Subscription]) -> bytes:
+        """Return gaps, at most so many at a time: they all come before any tick that is queued now."""
+        for sub in subs:
+            for gap in sub.mailbox.take_gaps():
+                topic = gap.topic
+                self._gaps.append((sub.id, Gap(sub.id, topic.ch, topic.sym, gap.first, gap.last, gap.reason)))
+        if not self._gaps:
+            return b""
+        batch, self._gaps = self._gaps[:WRITE_GAPS], self._gaps[WRITE_GAPS:]
+        return self._framing.batch(b"".join(self._frame(gap) for _, gap in batch))
+
+    def _take_ticks(self, subs: Sequence[Subscription], upto: int | None) -> bytes:
+        """Return queued ticks of all subscriptions in the order of the tape, one write's worth."""
+        mailboxes = [sub.mailbox for sub in subs if len(sub.mailbox)]
+        if not mailboxes:
+            return b""
+        upto = _cut(mailboxes, upto)
+        taken = [mailbox.take(upto) for mailbox in mailboxes]
+        entries = taken[0] if len(taken) == 1 else sorted((e for part in taken for e in part), key=_offset)
+        return self._update(entries, self._session.position()) if entries else b""
+
+    def _take_snapshot(self, sub: Subscription) -> bytes:
+        """Return the next part of a snapshot; the last one ends it."""
+        waiting = sub.snapshot
+        assert waiting is not None
+        part: list[Entry] = []
+        size = 0
+        while waiting and (not part or size + waiting[0].size <= WRITE_BYTES):
+            part.append(waiting.popleft())
+            size += part[-1].size
+        cursor = self._session.router.tape.cursor(self._snapshot_position(sub))
+        payload = self._codec.snapshot(sub.id, cursor, self._codec.ticks(part), more=bool(waiting))
+        if not waiting:
+            sub.snapshot = None
+        return self._framing.batch(self._framing.frame("snapshot", payload, "" if waiting else cursor))
+
+    def _snapshot_position(self, sub: Subscription) -> int:
+        return min(sub.snapshot_offset, self._session.position())
+
+    def _take_backlog(self, sub: Subscription) -> bytes:
+        """Return the next ticks of a resume; a topic that is read to its end goes live in the same step."""
+        backlog, mailbox = sub.backlog, sub.mailbox
+        assert backlog is not None
+        lost = list(backlog.lost())
+        for topic, first, last in lost:
+            mailbox.lose(topic, first, last, "overflow")
+        ticks = backlog.read(WRITE_TICKS, WRITE_BYTES)
+        for topic in {*(topic for topic, _ in ticks), *(topic for topic, _, _ in lost)}:
+            if topic not in backlog:
+                self._session.router.attach(topic, mailbox)
+        if not backlog:
+            sub.backlog = None
+        gaps = self._take_gaps([sub])
+        if not ticks:
+            return gaps
+        mailbox.replayed(len(ticks))
+        self.delivered += len(ticks)
+        cursor = self._session.router.tape.cursor(self._session.position())
+        payload = self._codec.update(cursor, self._codec.repack([packed for _, packed in ticks]))
+        return gaps + self._framing.batch(self._framing.frame("update", payload, cursor))
+
+
+def _offset(entry: Entry) -> int:
+    return entry.offset
+
+
+def _cut(mailboxes: Sequence[Mailbox], upto: int | None) -> int | None:
+    """Return the offset up to which one write may take, ``None`` for all."""
+    if (
+        upto is None
+        and sum(map(len, mailboxes)) <= WRITE_TICKS
+        and sum(m.bytes for m in mailboxes) <= WRITE_BYTES
+    ):
+        return None
+    waiting = sorted(
+        (entry for mailbox in mailboxes for entry in islice(mailbox.peek(), WRITE_TICKS)), key=_offset
+    )
+    size = 0
+    for index, entry in enumerate(waiting[:WRITE_TICKS]):
+        size += entry.size
+        if upto is not None and entry.offset > upto:
+            return upto
+        if size > WRITE_BYTES and index:
+            return waiting[index - 1].offset
+    if upto is not None and len(waiting) <= WRITE_TICKS:
+        return upto
+    return waiting[min(len(waiting), WRITE_TICKS) - 1].offset

@@ -1,0 +1,417 @@
+"""A session: requests in, answers out, and who gets which topic. Pure.
+
+What a client sends is decided upon and carried out in one synchronous step, so nothing can come between a
+subscription's snapshot and its first update.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from broker.core import errors, messages
+from broker.core.codecs import Codec
+from broker.core.delivery import Delivery, DeliveryLimits, negotiate
+from broker.core.errors import CloseReason, RequestError
+from broker.core.mailbox import LedgerEntry, Mailbox, Verdict, open_mailbox, refill
+from broker.core.messages import Message
+from broker.core.requests import request_id, to_request
+from broker.core.router import Router
+from broker.core.subscription import Subscription
+from broker.core.tape import Backlog, Entry
+from broker.core.ticks import Channel, is_symbol
+from broker.core.topics import Topic, check_channel, parse_pattern
+
+#: More messages than this in a minute that can't be understood end the session (protocol, section 2).
+GARBAGE_PER_MINUTE = 20
+
+
+class State(Enum):
+    """Where a session stands; PRESSED is the next version's."""
+
+    OPENING = "opening"
+    LIVE = "live"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.OPENING: frozenset({State.LIVE, State.CLOSED}),
+    State.LIVE: frozenset({State.DRAINING, State.CLOSED}),
+    State.DRAINING: frozenset({State.CLOSED}),
+    State.CLOSED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """What one session may use."""
+
+    subscriptions: int = 100
+    symbols: int = 10_000
+    message_bytes: int = 256 << 10
+    requests_per_minute: int = 6000
+    delivery: DeliveryLimits = field(default_factory=DeliveryLimits)
+
+
+class Session:
+    """One connected subscriber, whatever the transport.
+
+    Attributes:
+        subscriptions: by their number, in the order in which they were made.
+        close_reason: set once the session has to end; whoever runs it sends `closing` and closes.
+    """
+
+    def __init__(
+        self, id_: str, router: Router, codec: Codec, limits: SessionLimits, owner: object = None
+    ) -> None:
+        """``owner`` is what its mailboxes name as theirs, to whoever gets a verdict of them."""
+        self.id = id_
+        self.owner = owner
+        self.router = router
+        self.codec = codec
+        self.limits = limits
+        self.state = State.OPENING
+        self.subscriptions: dict[int, Subscription] = {}
+        self.close_reason: CloseReason | None = None
+        self.requests = 0
+        self._next_sub = 1
+        self._owner: dict[Topic, Subscription] = {}
+        self._named: dict[tuple[Channel, str], Subscription] = {}
+        self._garbage: deque[float] = deque()
+        self._tokens = float(limits.requests_per_minute)
+        self._refilled_at = 0.0
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────
+
+    def move_to(self, state: State) -> None:
+        """Change the state, along `TRANSITIONS` only."""
+        assert state in TRANSITIONS[self.state], f"{self.state} -> {state}"
+        self.state = state
+
+    def welcome(self, server: str, heartbeat_s: float) -> messages.Welcome:
+        """Open the session; return its first message."""
+        self.move_to(State.LIVE)
+        limits = self.limits
+        info = messages.LimitsInfo(
+            subscriptions=limits.subscriptions,
+            symbols=limits.symbols,
+            message_bytes=limits.message_bytes,
+            requests_per_minute=limits.requests_per_minute,
+            queue_ticks=limits.delivery.queue_ticks,
+            queue_bytes=limits.delivery.queue_bytes,
+        )
+        return messages.Welcome(self.id, self.router.tape.epoch, heartbeat_s, info, server)
+
+    def close(self, reason: CloseReason) -> messages.Closing:
+        """Begin to end: nothing more is offered; return the last message, with the final ledger."""
+        closing = messages.Closing(reason.code, reason.text, reason.retry_after_ms, self.ledger())
+        self.close_reason = reason
+        if self.state is State.LIVE:
+            self.move_to(State.DRAINING)
+        self._release_all()
+        return closing
+
+    def closed(self) -> None:
+        """End: hold nothing any more. Harmless when repeated."""
+        self._release_all()
+        if self.state is not State.CLOSED:
+            self.move_to(State.CLOSED)
+
+    def _release_all(self) -> None:
+        for sub in list(self.subscriptions.values()):
+            self._end(sub)
+
+    def ledger(self) -> list[LedgerEntry]:
+        """Return the account of every subscription, as of now."""
+        return [sub.ledger() for sub in self.subscriptions.values()]
+
+    def heartbeat(self, ts: int) -> messages.Heartbeat:
+        """Return a heartbeat; ``ts`` is wall time in nanoseconds."""
+        return messages.Heartbeat(ts, self.router.tape.cursor(self.position()), self.ledger())
+
+    def position(self) -> int:
+        """Return the offset up to which the client has been sent everything it is to get."""
+        position = self.router.tape.offset
+        for sub in self.subscriptions.values():
+            position = min(position, sub.position(position))
+        return position
+
+    # ── requests ─────────────────────────────────────────────────────────────────────────────────
+
+    def handle(self, payload: str | bytes, now: float, ts: int) -> Message:
+        """Carry out one request, and return its one answer.
+
+        Args:
+            payload: one message of the client.
+            now: seconds of the broker's clock.
+            ts: wall time in nanoseconds, for a `pong`.
+
+        Returns:
+            The answer. ``close_reason`` is set if the session has to end behind it.
+        """
+        self.requests += 1
+        id_: int | None = None
+        try:
+            self._spend_token(now)
+            fields = self.codec.decode(payload)
+            id_ = request_id(fields)
+            return self._carry_out(to_request(fields), now, ts)
+        except RequestError as exc:
+            if id_ is None and exc.code != "too_many_requests":
+                self._count_garbage(now)
+            return messages.Error(id_, exc.code, str(exc), exc.retry)
+
+    def _spend_token(self, now: float) -> None:
+        full = self.limits.requests_per_minute
+        self._tokens = min(full, self._tokens + (now - self._refilled_at) * full / 60)
+        self._refilled_at = now
+        if self._tokens < 1:
+            self.close_reason = errors.TOO_MANY_REQUESTS
+            raise RequestError("too_many_requests", f"more than {full} requests a minute", retry=True)
+        self._tokens -= 1
+
+    def _count_garbage(self, now: float) -> None:
+        self._garbage.append(now)
+        while self._garbage[0] < now - 60:
+            self._garbage.popleft()
+        if len(self._garbage) > GARBAGE_PER_MINUTE:
+            self.close_reason = errors.GARBAGE
+
+    def _carry_out(self, request: messages.Request, now: float, ts: int) -> Message:
+        match request:
+            case messages.Ping():
+                return messages.Pong(request.id, ts)
+            case messages.Subscribe():
+                return self.subscribe(request, now)
+            case messages.Unsubscribe():
+                return messages.Ack(
+                    request.id, "unsubscribe", sub=request.sub, ledger=self._end(self._find(request.sub))
+                )
+            case messages.Modify():
+                return self._modify(request)
+            case messages.List():
+                infos = [
+                    messages.SubscriptionInfo(sub.id, sub.ch, sub.symbols, sub.delivery)
+                    for sub in self.subscriptions.values()
+                ]
+                return messages.Ledger(request.id, infos, self.ledger())
+            case messages.Auth():
+                # Nothing is behind a key yet: a client that always shows one is let in as well.
+                return messages.Ack(request.id, "auth")
+
+    def _find(self, number: int) -> Subscription:
+        sub = self.subscriptions.get(number)
+        if sub is None:
+            have = ", ".join(map(str, self.subscriptions)) or "none"
+            raise RequestError("unknown_subscription", f"sub: {number} is not one of this session's ({have})")
+        return sub
+
+    # ── subscribing ──────────────────────────────────────────────────────────────────────────────
+
+    def subscribe(self, request: messages.Subscribe, now: float) -> messages.Ack:
+        """Open a subscription.
+
+        Raises:
+            RequestError: it is refused, and nothing has changed.
+        """
+        ch = check_channel(request.ch)
+        delivery = negotiate(ch, request.delivery, self.limits.delivery)
+        self._check_room(len(request.symbols))
+        accepted, rejected = self._sort_symbols(ch, request.symbols)
+        if not accepted:
+            raise _nothing_accepted(rejected)
+        sub = Subscription(self._next_sub, ch, accepted, delivery, self._open(delivery))
+        self._next_sub += 1
+        self.subscriptions[sub.id] = sub
+        self._claim(sub)
+        cursor = self._start(sub, request.cursor, request.snapshot, now)
+        return messages.Ack(
+            request.id,
+            "subscribe",
+            sub=sub.id,
+            ch=ch,
+            symbols=accepted,
+            rejected=rejected,
+            delivery=delivery,
+            cursor=cursor,
+        )
+
+    def _open(self, delivery: Delivery) -> Mailbox:
+        return open_mailbox(delivery, self.limits.delivery, owner=self.owner)
+
+    def _check_room(self, symbols: int) -> None:
+        limits = self.limits
+        if len(self.subscriptions) >= limits.subscriptions:
+            raise RequestError(
+                "too_many_subscriptions",
+                f"this session has {len(self.subscriptions)} subscriptions, and {limits.subscriptions} are the most",
+            )
+        have = sum(len(sub.symbols) for sub in self.subscriptions.values())
+        if have + symbols > limits.symbols:
+            raise RequestError(
+                "too_many_symbols",
+                f"symbols: {symbols} more to the {have} of this session are too many; "
+                f"{limits.symbols} are the most (a pattern counts as one)",
+            )
+
+    def _sort_symbols(self, ch: Channel, symbols: Sequence[str]) -> tuple[list[str], list[messages.Rejected]]:
+        topics = self.router.topics
+        accepted: dict[str, None] = {}
+        rejected = []
+        for symbol in symbols:
+            venue = parse_pattern(symbol)
+            code: Any = None
+            if symbol in accepted or (ch, symbol) in self._named:
+                code = "already_subscribed"
+            elif venue is not None:
+                code = None if topics.knows_venue(venue) else "unknown_venue"
+            elif not is_symbol(symbol):
+                code = "invalid_symbol"
+            elif not topics.knows(symbol):
+                code = "unknown_symbol"
+            if code is None:
+                accepted[symbol] = None
+            else:
+                rejected.append(messages.Rejected(symbol[:80], code))
+        return list(accepted), rejected
+
+    def _claim(self, sub: Subscription) -> None:
+        """Make the subscription the owner of its topics: names before patterns, earlier before later."""
+        topics = self.router.topics
+        for symbol in sub.symbols:
+            self._named[sub.ch, symbol] = sub
+            if parse_pattern(symbol) is None:
+                self._own(topics.get(sub.ch, symbol), sub)
+        for venue in sub.patterns:
+            for topic in topics.matching(sub.ch, venue):
+                if topic not in self._owner:
+                    self._own(topic, sub)
+            topics.watch(sub.ch, venue, self, self._adopt)
+
+    def _own(self, topic: Topic, sub: Subscription) -> None:
+        previous = self._owner.get(topic)
+        if previous is not None:
+            self.router.detach(topic, previous.mailbox)
+            previous.leave(topic)
+        self._owner[topic] = sub
+        sub.topics[topic] = None
+
+    def _adopt(self, topic: Topic) -> None:
+        """Give a topic that is new, or has become free, to the first pattern that matches it."""
+        for sub in self.subscriptions.values():
+            if sub.ch == topic.ch and ("*" in sub.patterns or topic.venue in sub.patterns):
+                if topic not in self._owner:
+                    self._own(topic, sub)
+                    self.router.attach(topic, sub.mailbox)
+                return
+
+    def _start(self, sub: Subscription, cursor: str | None, snapshot: bool | None, now: float) -> str:
+        """Attach the topics, from the cursor on if there is one; return where the subscription begins."""
+        tape = self.router.tape
+        wanted: list[Topic] = []
+        if snapshot or (snapshot is None and cursor is None):
+            wanted = list(sub.topics)
+        begin = tape.offset
+        if cursor is None:
+            for topic in sub.topics:
+                self.router.attach(topic, sub.mailbox)
+        else:
+            known = tape.parse_cursor(cursor)
+            begin = tape.offset if known is None else known
+            wanted = list(dict.fromkeys([*wanted, *self._resume(sub, known, now)]))
+        entries = [entry for topic in wanted for entry in tape.snapshot(topic, now)]
+        if entries:
+            sub.snapshot = deque(entries)
+            sub.snapshot_offset = tape.offset
+        return tape.cursor(begin)
+
+    def _resume(self, sub: Subscription, offset: int | None, now: float) -> list[Topic]:
+        """Take up every topic behind ``offset``; return those for which only a snapshot can help."""
+        first: dict[Topic, int] = {}
+        newest: list[tuple[Entry, int]] = []
+        too_old = []
+        for topic in sub.topics:
+            start = None if offset is None else self.router.tape.first_after(topic, offset)
+            if start is None and topic.seq:
+                too_old.append(topic)
+                last = None if offset is None else topic.seq
+                sub.mailbox.note_gap(topic, None, last, "cursor_too_old")
+            elif start is not None and start <= topic.seq:
+                # Each change of a state has to arrive, so states are replayed in full.
+                if sub.delivery.mode == "every" or sub.ch == "status":
+                    first[topic] = start
+                    continue
+                newest += _conflated(topic, start, now)
+            self.router.attach(topic, sub.mailbox)
+        for entry, conflated in sorted(newest, key=lambda pair: pair[0].offset):
+            sub.mailbox.offered += conflated
+            sub.mailbox.conflated += conflated
+            sub.mailbox.offer(entry)
+        if first:
+            sub.backlog = Backlog(first)
+        return too_old
+
+    # ── changing and ending ──────────────────────────────────────────────────────────────────────
+
+    def _modify(self, request: messages.Modify) -> messages.Ack:
+        sub = self._find(request.sub)
+        delivery = negotiate(sub.ch, request.delivery, self.limits.delivery, sub.delivery)
+        old, new = sub.mailbox, self._open(delivery)
+        if refill(new, old) is Verdict.EVICT:
+            raise RequestError(
+                "invalid_delivery",
+                f"delivery.queue: {delivery.queue} with overflow 'evict' would evict at once; "
+                f"{len(old)} ticks are queued",
+                retry=True,
+            )
+        for topic in sub.topics:
+            if old in topic.mailboxes:
+                del topic.mailboxes[old]
+                topic.mailboxes[new] = None
+        sub.mailbox, sub.delivery = new, delivery
+        return messages.Ack(
+            request.id, "modify", sub=sub.id, ch=sub.ch, symbols=sub.symbols, delivery=delivery
+        )
+
+    def _end(self, sub: Subscription) -> LedgerEntry:
+        """Take the subscription out; topics that an earlier pattern also covers go back to it."""
+        ledger = sub.ledger()
+        topics = self.router.topics
+        del self.subscriptions[sub.id]
+        for symbol in sub.symbols:
+            self._named.pop((sub.ch, symbol), None)
+        for venue in sub.patterns:
+            # Another subscription can't have the same pattern: it would have been rejected.
+            topics.unwatch(sub.ch, venue, self)
+        for topic in list(sub.topics):
+            self.router.detach(topic, sub.mailbox)
+            del self._owner[topic]
+            self._adopt(topic)
+            topics.discard_unused(topic)
+        return ledger
+
+
+def _conflated(topic: Topic, start: int, now: float) -> list[tuple[Entry, int]]:
+    """Return a topic's newest entries since ``start``, each with how many older ones it stands for."""
+    entries = [entry for entry in topic.current.values() if entry.seq >= start]
+    older = topic.seq - start + 1 - len(entries)
+    # It waits from now on: a resumed price is not stale because the client was away.
+    fresh = [msgspec.structs.replace(entry, at=now) for entry in entries]
+    return [(entry, older if index == 0 else 0) for index, entry in enumerate(fresh)]
+
+
+def _nothing_accepted(rejected: list[messages.Rejected]) -> RequestError:
+    codes = {item.code for item in rejected}
+    shown = ", ".join(f"{item.symbol!r} ({item.code})" for item in rejected[:5])
+    more = f" and {len(rejected) - 5} more" if len(rejected) > 5 else ""
+    return RequestError(
+        codes.pop() if len(codes) == 1 else "no_symbols",
+        f"symbols: none of them can be accepted: {shown}{more}; "
+        "right is VENUE:SYMBOL, upper case, one that /v1/symbols lists, or VENUE:*, or *",
+    )

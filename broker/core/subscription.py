@@ -1,0 +1,70 @@
+"""One subscription of a session: its topics, its mailbox, and what it still has to catch up with."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from broker.core.delivery import Delivery
+from broker.core.mailbox import LedgerEntry, Mailbox
+from broker.core.tape import Backlog, Entry
+from broker.core.ticks import Channel
+from broker.core.topics import Topic, parse_pattern
+
+
+class Subscription:
+    """State only; `broker.core.session` changes it, `broker.core.outbox` empties it.
+
+    Attributes:
+        symbols: as accepted, patterns as given.
+        patterns: the venues of its patterns, ``"*"`` for all.
+        topics: those that it owns now, each of them attached to the mailbox or in the backlog.
+        snapshot: what has yet to be sent of it, valid at ``snapshot_offset``.
+        backlog: what has yet to be read from the history.
+    """
+
+    __slots__ = (
+        "backlog",
+        "ch",
+        "delivery",
+        "id",
+        "mailbox",
+        "patterns",
+        "snapshot",
+        "snapshot_offset",
+        "symbols",
+        "topics",
+    )
+
+    def __init__(
+        self, id_: int, ch: Channel, symbols: list[str], delivery: Delivery, mailbox: Mailbox
+    ) -> None:
+        self.id = id_
+        self.ch = ch
+        self.symbols = symbols
+        self.patterns = [venue for symbol in symbols if (venue := parse_pattern(symbol)) is not None]
+        self.delivery = delivery
+        self.mailbox = mailbox
+        self.topics: dict[Topic, None] = {}
+        self.snapshot: deque[Entry] | None = None
+        self.snapshot_offset = 0
+        self.backlog: Backlog | None = None
+
+    def ledger(self) -> LedgerEntry:
+        """Return the account as of now; what the backlog holds is offered and pending."""
+        return self.mailbox.ledger(self.id, self.backlog.pending() if self.backlog else 0)
+
+    def position(self, newest: int) -> int:
+        """Return the offset up to which everything has been sent; ``newest`` if nothing waits."""
+        position = newest
+        if len(self.mailbox):
+            position = min(position, self.mailbox.first_offset() - 1)
+        if self.backlog:
+            position = min(position, self.backlog.position())
+        return position
+
+    def leave(self, topic: Topic) -> None:
+        """Give up a topic. What is queued of it is still sent; what is in the backlog is told as a gap."""
+        self.topics.pop(topic, None)
+        first = self.backlog.forget(topic) if self.backlog is not None else None
+        if first is not None:
+            self.mailbox.lose(topic, first, topic.seq, "overflow")

@@ -1,0 +1,260 @@
+"""The tape: every tick gets its number, its place, and is kept for a while.
+
+``seq`` counts the ticks of one topic, ``offset`` those of the whole tape; both start at 1. A cursor is
+``<epoch>-<offset>``: everything up to and including that offset has been seen. The epoch is new with each
+tape, so a cursor of an earlier life is never mistaken for one of this.
+
+The history is bounded in ticks, bytes and age. Its ticks lie with their topics, so that a resume costs by
+what the subscriber missed, not by what everybody else got; ``_order`` says which topic is to forget next.
+They lie there as MessagePack, which is a third smaller than JSON and half as large as the objects.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from heapq import merge
+from itertools import islice
+
+import msgspec
+
+from broker.core.conflation import conflation_key
+from broker.core.ticks import Bar, Book, Tick
+from broker.core.topics import Topic, Topics
+
+#: What a kept tick costs beside its bytes: the object's head, the offset, three places in deques.
+OVERHEAD_BYTES = 96
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Entry(msgspec.Struct, gc=False, eq=False):
+    """A tick on the tape, shared by all mailboxes that hold it. Treated as immutable.
+
+    Attributes:
+        key: what a newer entry must share to take this one's place in a queue.
+        at: when it was put on the tape, in seconds of the broker's clock.
+        packed: the tick as MessagePack.
+        json: the tick as JSON, made when the first JSON subscriber needs it (`broker.core.codecs`).
+    """
+
+    topic: Topic
+    key: Hashable
+    seq: int
+    offset: int
+    at: float
+    tick: Tick
+    packed: bytes
+    json: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Bytes by which queues and frames are measured, whatever the codec."""
+        return len(self.packed)
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryLimits:
+    """How much of the tape is kept for those who resume; 0 of any keeps nothing."""
+
+    ticks: int = 200_000
+    bytes: int = 32 << 20
+    age_s: float = 300.0
+
+
+class Tape:
+    """Numbers ticks, keeps the newest state of each topic and a bounded history. Pure."""
+
+    def __init__(self, epoch: str, topics: Topics, limits: HistoryLimits) -> None:
+        """``epoch`` must never have been used before, and has no ``-`` in it."""
+        self.epoch = epoch
+        self.topics = topics
+        self.limits = limits
+        self.offset = 0
+        self.kept_bytes = 0
+        self._order: deque[Topic] = deque()
+        #: (when, offset behind its last tick) of each batch in the history, for the age.
+        self._batches: deque[tuple[float, int]] = deque()
+
+    @property
+    def kept_ticks(self) -> int:
+        """How many ticks the history holds."""
+        return len(self._order)
+
+    def append(self, ticks: Iterable[Tick], at: float) -> list[Entry]:
+        """Number a batch, in order, and return it as entries.
+
+        Args:
+            ticks: their ``seq`` is set here.
+            at: now, in seconds of the broker's clock; never earlier than the last call's.
+        """
+        entries = []
+        lookup = self.topics.on_channel
+        order, offset, kept = self._order, self.offset, self.kept_bytes
+        for tick in ticks:
+            topic = lookup(tick.ch).get(tick.sym)
+            if topic is None:
+                topic = self.topics.get(tick.ch, tick.sym)
+            if not topic.seq:
+                self.topics.learn(topic)
+            offset += 1
+            topic.seq = tick.seq = topic.seq + 1
+            topic.offset = offset
+            packed = _pack(tick)
+            entry = Entry(topic, conflation_key(topic, tick), tick.seq, offset, at, tick, packed)
+            if topic.book is None:
+                topic.current[tick.interval if type(tick) is Bar else ""] = entry
+            else:
+                topic.book.apply(tick)  # type: ignore[arg-type]  # a topic of ch "book" gets Books
+                topic.rendered = None
+            topic.offsets.append(offset)
+            topic.packed.append(packed)
+            order.append(topic)
+            kept += len(packed) + OVERHEAD_BYTES
+            entries.append(entry)
+        self.offset, self.kept_bytes = offset, kept
+        self._batches.append((at, offset))
+        self._forget(at)
+        return entries
+
+    def _forget(self, now: float) -> None:
+        """Let go of the oldest ticks until every bound is kept."""
+        batches, limits, order = self._batches, self.limits, self._order
+        oldest = self.offset - len(order) + 1
+        horizon = oldest
+        while batches and batches[0][0] < now - limits.age_s:
+            horizon = batches.popleft()[1] + 1
+        horizon = max(horizon, self.offset - limits.ticks + 1)
+        while order and (oldest < horizon or self.kept_bytes > limits.bytes):
+            topic = order.popleft()
+            self.kept_bytes -= len(topic.packed.popleft()) + OVERHEAD_BYTES
+            topic.forgotten = topic.offsets.popleft()
+            oldest += 1
+        while batches and batches[0][1] < oldest:
+            batches.popleft()
+
+    def snapshot(self, topic: Topic, at: float) -> list[Entry]:
+        """Return the topic's whole present state: none before its first tick, usually one entry.
+
+        The book of a topic is one tick of kind ``snapshot`` with the ``seq`` it is valid at; made once
+        between two changes, so that a crowd that arrives together shares it.
+        """
+        if topic.book is None:
+            return list(topic.current.values())
+        if not topic.seq:
+            return []
+        if topic.rendered is None:
+            bids, asks = topic.book.levels()
+            ts, rts = topic.book.ts, topic.book.rts
+            tick = Book(sym=topic.sym, seq=topic.seq, ts=ts, rts=rts, kind="snapshot", bids=bids, asks=asks)
+            topic.rendered = Entry(topic, topic, topic.seq, topic.offset, at, tick, _pack(tick))
+        return [topic.rendered]
+
+    def cursor(self, offset: int | None = None) -> str:
+        """Return the cursor of an offset, of the newest one without."""
+        return f"{self.epoch}-{self.offset if offset is None else offset}"
+
+    def parse_cursor(self, cursor: str) -> int | None:
+        """Return a cursor's offset, or ``None`` for one that this tape did not give out."""
+        epoch, dash, number = cursor.rpartition("-")
+        if not dash or epoch != self.epoch or not (number.isascii() and number.isdigit()) or len(number) > 19:
+            return None
+        offset = int(number)
+        return offset if offset <= self.offset else None
+
+    def first_after(self, topic: Topic, offset: int) -> int | None:
+        """Return the ``seq`` of the topic's first tick behind ``offset``: ``seq + 1`` if there is none yet.
+
+        Returns:
+            ``None`` if the history no longer says: ticks behind ``offset`` have been forgotten.
+        """
+        if topic.forgotten > offset:
+            return None
+        if topic.offset <= offset:
+            return topic.seq + 1
+        # From the newest back: who resumes has mostly missed little.
+        missed = 0
+        for known in reversed(topic.offsets):
+            if known <= offset:
+                break
+            missed += 1
+        return topic.seq - missed + 1
+
+
+class Backlog:
+    """What a resuming subscriber still has to read from the history, topic by topic, lazily.
+
+    It holds no ticks: they stay where the tape bounds them. Should it be read more slowly than the
+    history forgets, the topics say so in `lost`.
+    """
+
+    __slots__ = ("_next",)
+
+    def __init__(self, first: dict[Topic, int]) -> None:
+        """``first``: for each topic, the ``seq`` of the first tick to be read."""
+        self._next = {topic: seq for topic, seq in first.items() if seq <= topic.seq}
+
+    def __bool__(self) -> bool:
+        return bool(self._next)
+
+    @property
+    def topics(self) -> list[Topic]:
+        """The topics that have ticks left to be read."""
+        return list(self._next)
+
+    def pending(self) -> int:
+        """Return how many ticks are left, those of this moment included. O(topics)."""
+        return sum(topic.seq - seq + 1 for topic, seq in self._next.items())
+
+    def position(self) -> int:
+        """Return the offset up to which everything has been read. O(topics)."""
+        starts = (topic.offsets[max(0, seq - topic.first_kept)] for topic, seq in self._next.items())
+        return min(starts) - 1
+
+    def lost(self) -> Iterator[tuple[Topic, int, int]]:
+        """Yield (topic, first, last) of what the history forgot before it was read; then go on behind it."""
+        for topic, seq in list(self._next.items()):
+            if seq < topic.first_kept:
+                yield topic, seq, topic.first_kept - 1
+                self._advance(topic, topic.first_kept)
+
+    def __contains__(self, topic: Topic) -> bool:
+        return topic in self._next
+
+    def read(self, ticks: int, size: int) -> list[tuple[Topic, bytes]]:
+        """Read on in the order of the tape, at most so many ticks and about so many bytes.
+
+        Call `lost` first. At least one tick is read if any is left.
+        """
+        taken = []
+        for _, topic, packed in merge(*(_run(topic, seq) for topic, seq in self._next.items()), key=_offset):
+            taken.append((topic, packed))
+            size -= len(packed)
+            if len(taken) == ticks or size <= 0:
+                break
+        for topic, _ in taken:
+            self._advance(topic, self._next[topic] + 1)
+        return taken
+
+    def _advance(self, topic: Topic, seq: int) -> None:
+        if seq > topic.seq:
+            del self._next[topic]
+        else:
+            self._next[topic] = seq
+
+    def forget(self, topic: Topic) -> int | None:
+        """Leave a topic out from now on; return the ``seq`` that would have come next, if any."""
+        return self._next.pop(topic, None)
+
+
+def _offset(run: tuple[int, Topic, bytes]) -> int:
+    return run[0]
+
+
+def _run(topic: Topic, seq: int) -> Iterator[tuple[int, Topic, bytes]]:
+    start = seq - topic.first_kept
+    for offset, packed in zip(
+        islice(topic.offsets, start, None), islice(topic.packed, start, None), strict=True
+    ):
+        yield offset, topic, packed

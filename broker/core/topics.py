@@ -1,0 +1,175 @@
+"""Topics, and who wants them.
+
+A topic is a ``(ch, sym)``: what a subscriber asks for, what is numbered, kept and conflated. It is created
+by its first tick, or by the first subscriber who names it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from typing import TYPE_CHECKING
+
+from broker.core.books import BookState
+from broker.core.errors import RequestError
+from broker.core.ticks import CHANNELS, Channel, is_symbol, venue_of
+
+if TYPE_CHECKING:
+    from broker.core.mailbox import Mailbox
+    from broker.core.tape import Entry
+
+
+class Topic:
+    """One ``(ch, sym)``: its number, its state, its history, its mailboxes. Hashed by identity.
+
+    Attributes:
+        seq: number of the last tick, 0 before the first.
+        offset: place of the last tick on the tape, 0 before the first.
+        current: what a snapshot shows: the newest entry of each conflation key that matters.
+        book: levels, on ``book`` only.
+        offsets, packed: the part of the tape's history that is this topic's, oldest first.
+        forgotten: offset of the newest tick that has left the history, 0 if none has.
+        mailboxes: those who get the next tick; a dict for its order and its O(1) removal.
+    """
+
+    __slots__ = (
+        "book",
+        "ch",
+        "current",
+        "forgotten",
+        "mailboxes",
+        "offset",
+        "offsets",
+        "packed",
+        "rendered",
+        "seq",
+        "state",
+        "state_changes",
+        "sym",
+        "venue",
+    )
+
+    def __init__(self, ch: Channel, sym: str) -> None:
+        self.ch = ch
+        self.sym = sym
+        self.venue = venue_of(sym)
+        self.seq = 0
+        self.offset = 0
+        self.current: dict[str, Entry] = {}
+        self.book: BookState | None = BookState() if ch == "book" else None
+        self.rendered: Entry | None = None
+        self.offsets: deque[int] = deque()
+        self.packed: deque[bytes] = deque()
+        self.forgotten = 0
+        self.mailboxes: dict[Mailbox, None] = {}
+        self.state = ""
+        self.state_changes = 0
+
+    def __repr__(self) -> str:
+        return f"<Topic {self.ch} {self.sym} seq={self.seq}>"
+
+    @property
+    def first_kept(self) -> int:
+        """``seq`` of the oldest tick that the history still has; ``seq + 1`` if it has none."""
+        return self.seq - len(self.packed) + 1
+
+
+def parse_pattern(text: str) -> str | None:
+    """Return the venue that a pattern covers (``"*"`` for all), or ``None`` if it is not a pattern."""
+    if text == "*":
+        return "*"
+    venue, colon, rest = text.partition(":")
+    if colon and rest == "*" and is_symbol(venue + ":X"):
+        return venue
+    return None
+
+
+class Topics:
+    """All topics, the instruments that are known, and the patterns that wait for new ones."""
+
+    def __init__(self) -> None:
+        self._by_channel: dict[Channel, dict[str, Topic]] = {ch: {} for ch in CHANNELS}
+        self._known: dict[str, None] = {}
+        #: Venues whose feed can't say in advance which symbols it has: any well-formed name will do.
+        self._open_venues: set[str] = set()
+        self._venues: set[str] = set()
+        #: (ch, venue or "*") -> callbacks that take in a new topic.
+        self._watchers: dict[tuple[Channel, str], dict[Hashable, Callable[[Topic], None]]] = {}
+
+    def declare(self, venue: str, symbols: Iterable[str] | None) -> None:
+        """Make known what a feed will publish; ``None``: any symbol of the venue may come."""
+        self._venues.add(venue)
+        if symbols is None:
+            self._open_venues.add(venue)
+        else:
+            self._known.update(dict.fromkeys(symbols))
+
+    @property
+    def symbols(self) -> list[str]:
+        """All known symbols, in the order in which they became known."""
+        return list(self._known)
+
+    def channels_of(self, sym: str) -> list[Channel]:
+        """Return the channels on which ``sym`` has had a tick."""
+        return [ch for ch, topics in self._by_channel.items() if sym in topics and topics[sym].seq]
+
+    def on_channel(self, ch: Channel) -> dict[str, Topic]:
+        """Return the topics of one channel by symbol. Live, not a copy; not to be changed."""
+        return self._by_channel[ch]
+
+    def knows(self, sym: str) -> bool:
+        """Tell whether a subscriber may name ``sym``."""
+        return sym in self._known or (venue_of(sym) in self._open_venues and is_symbol(sym))
+
+    def knows_venue(self, venue: str) -> bool:
+        """Tell whether some feed brings, or brought, symbols of this venue."""
+        return venue == "*" or venue in self._venues
+
+    def matching(self, ch: Channel, pattern: str) -> list[Topic]:
+        """Return the topics that there are of a venue, or all of the channel for ``"*"``."""
+        topics = self._by_channel[ch].values()
+        return [topic for topic in topics if pattern in ("*", topic.venue)]
+
+    def get(self, ch: Channel, sym: str) -> Topic:
+        """Return a topic, made if need be. Those whose pattern matches a new one take it in at once."""
+        topic = self._by_channel[ch].get(sym)
+        if topic is None:
+            topic = self._by_channel[ch][sym] = Topic(ch, sym)
+            for pattern in (topic.venue, "*"):
+                for take_in in list(self._watchers.get((ch, pattern), {}).values()):
+                    take_in(topic)
+        return topic
+
+    def learn(self, topic: Topic) -> None:
+        """Note that a topic has had its first tick: its symbol and venue are known from now on."""
+        self._known.setdefault(topic.sym)
+        self._venues.add(topic.venue)
+
+    def discard_unused(self, topic: Topic) -> None:
+        """Forget a topic that nobody wants and that never had a tick, so that names can't pile up."""
+        if not topic.seq and not topic.mailboxes:
+            self._by_channel[topic.ch].pop(topic.sym, None)
+
+    def watch(self, ch: Channel, pattern: str, key: Hashable, take_in: Callable[[Topic], None]) -> None:
+        """Call ``take_in`` with each topic of this pattern that appears from now on."""
+        self._watchers.setdefault((ch, pattern), {})[key] = take_in
+
+    def unwatch(self, ch: Channel, pattern: str, key: Hashable) -> None:
+        """End `watch`; harmless if there was none."""
+        watchers = self._watchers.get((ch, pattern))
+        if watchers is not None:
+            watchers.pop(key, None)
+            if not watchers:
+                del self._watchers[ch, pattern]
+
+
+def check_channel(ch: str) -> Channel:
+    """Return ``ch`` as a channel.
+
+    Raises:
+        RequestError: ``unknown_channel``, naming those there are.
+    """
+    for known in CHANNELS:
+        if ch == known:
+            return known
+    raise RequestError("unknown_channel", f"ch: {ch!r:.80} is not a channel; there are {', '.join(CHANNELS)}")

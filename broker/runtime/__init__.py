@@ -1,0 +1,1 @@
+"""Trio: tasks, channels, deadlines. Decides nothing that `broker.core` can decide."""

@@ -1,0 +1,127 @@
+"""From the ingest channel over the tape to the wires. Nothing here awaits a subscriber.
+
+Two tasks: one puts batches on the tape and offers them to the mailboxes, the other goes round the
+subscribers that have something to get. A round is an `Outbox.take` and a non-blocking write each: no task
+switch, no channel, no encoding per delivery. Ticks that come during a round gather for the next; that is
+all the batching that load needs. The gap between two rounds grows with their length, up to a
+configured most, so that many subscribers cost at most about half a core in writes.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from itertools import count
+
+import structlog
+import trio
+
+from broker.core import errors
+from broker.core.mailbox import Mailbox, Verdict
+from broker.core.router import Router
+from broker.core.ticks import Channel, Tick
+from broker.runtime.subscriber import Subscriber
+
+log = structlog.get_logger()
+
+#: How long a round may go on before the readers have their turn, in seconds; looked at every so many.
+TURN_S = 0.001
+LOOK_EVERY = 16
+#: The gap between the starts of two rounds, in lengths of the earlier one.
+GAP_ROUNDS = 2.0
+
+
+class Fanout:
+    """Delivers to all subscribers.
+
+    Attributes:
+        rounds: how many have been made.
+    """
+
+    def __init__(self, router: Router, *, max_gap_s: float) -> None:
+        """``max_gap_s``: the most that a tick waits, under load, for the round before to be over long enough."""
+        self.router = router
+        self.rounds = 0
+        self._max_gap_s = max_gap_s
+        self._due: list[Subscriber] = []
+        self._delayed: list[tuple[float, int, Subscriber]] = []
+        self._order = count()
+        self._wake = trio.Event()
+
+    def publish(self, ticks: Iterable[Tick]) -> None:
+        """Put a batch on the tape, and offer it to everybody who wants it. Never waits."""
+        now = trio.current_time()
+        for verdict, mailbox in self.router.publish(ticks, now):
+            subscriber: Subscriber = mailbox.owner  # type: ignore[assignment]  # set in Subscriber
+            if verdict is Verdict.EVICT:
+                self._evict(subscriber, mailbox)
+            elif mailbox.delivery.max_delay_ms:
+                due = now + mailbox.delivery.max_delay_ms / 1000
+                heapq.heappush(self._delayed, (due, next(self._order), subscriber))
+                self._wake.set()
+            else:
+                subscriber.wake()
+
+    def _evict(self, subscriber: Subscriber, mailbox: Mailbox) -> None:
+        if subscriber.ended is None:
+            log.warning(
+                "slow consumer evicted",
+                session=subscriber.session.id,
+                peer=subscriber.peer,
+                reason=errors.OVER_LIMIT.name,
+                queued=len(mailbox),
+                queued_bytes=mailbox.bytes,
+                limit=mailbox.delivery.queue,
+            )
+            subscriber.end(errors.OVER_LIMIT)
+
+    def gap(self, ch: Channel, sym: str) -> None:
+        """Tell a topic's subscribers that the venue's ticks were missed."""
+        for mailbox in self.router.gap(ch, sym):
+            mailbox.owner.wake()  # type: ignore[attr-defined]  # a Subscriber
+
+    def schedule(self, subscriber: Subscriber) -> None:
+        """Flush a subscriber in the next round; called by `Subscriber.wake` only."""
+        self._due.append(subscriber)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Go round for ever."""
+        while True:
+            await self._wait_until_due()
+            start = trio.current_time()
+            await self._round(start)
+            took = trio.current_time() - start
+            await trio.sleep_until(start + min(self._max_gap_s, took * GAP_ROUNDS))
+
+    async def _wait_until_due(self) -> None:
+        while not self._due:
+            deadline = self._delayed[0][0] if self._delayed else float("inf")
+            if deadline > trio.current_time():
+                self._wake = trio.Event()
+                with trio.move_on_at(deadline):
+                    await self._wake.wait()
+            self._collect_delayed()
+
+    def _collect_delayed(self) -> None:
+        now = trio.current_time()
+        while self._delayed and self._delayed[0][0] <= now:
+            heapq.heappop(self._delayed)[2].wake()
+
+    async def _round(self, now: float) -> None:
+        self.rounds += 1
+        self._collect_delayed()
+        due, self._due = self._due, []
+        turn_ends = now + TURN_S
+        for index, subscriber in enumerate(due):
+            subscriber.is_scheduled = False
+            try:
+                subscriber.flush(now)
+            except Exception:
+                # Ours, whatever it is; it must not reach the others.
+                log.exception("a flush failed", session=subscriber.session.id)
+                subscriber.end(errors.FAULT)
+            if index % LOOK_EVERY == 0 and trio.current_time() > turn_ends:
+                await trio.lowlevel.checkpoint()
+                now = trio.current_time()
+                turn_ends = now + TURN_S

@@ -1,0 +1,364 @@
+"""The socket we own: libraries write to it as to any Trio stream, the fan-out without waiting.
+
+All that is written goes through one queue, so data, pongs and closes never interleave, and cancelling a
+`send_all` can't leave half a frame: what was handed over is sent, or the connection dies. The kernel is
+written to at once while it takes what it is given; only when it refuses does a task wait for it. That
+task has a deadline: a peer that does not take `PROGRESS_BYTES` (or all that waits) in time is given up.
+
+TLS goes through memory BIOs on the same path, so nothing here or above needs to know of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+import struct
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
+
+import trio
+
+#: What a peer has to take within one write deadline for the next one to begin.
+PROGRESS_BYTES = 64 << 10
+#: Unsent bytes that the kernel may hold. Without it a stalled client swallows 4.3 MB there, which can't be
+#: conflated any more; with it 174 kB.
+NOTSENT_LOWAT = 16 << 10
+RECEIVE_BYTES = 64 << 10
+
+
+class Wire(Protocol):
+    """What the fan-out needs of a connection; `Stream` is one, a simulated network another."""
+
+    #: Called, without waiting, when what the kernel had refused has been taken.
+    on_drained: Callable[[], None]
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether something handed over still waits for the kernel."""
+
+    def offer(self, data: bytes) -> None:
+        """Send all of ``data``, now or as soon as the peer takes it. Never waits, never raises."""
+
+
+def _ignore() -> None:
+    return None
+
+
+class Stream(trio.abc.HalfCloseableStream):
+    """A connected, non-blocking TCP socket, plain or with TLS on top.
+
+    Attributes:
+        on_drained: as in `Wire`.
+        on_dead: called once, without waiting, when the connection is found dead or given up.
+        missed_deadline: whether it was given up because a write passed its deadline.
+        last_progress: when the kernel last took something it had refused before; seconds of Trio's clock.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        write_deadline_s: float,
+        spawn: Callable[[Callable[[], object]], object],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Take over ``sock``.
+
+        Args:
+            spawn: starts an async function in a nursery that outlives the stream.
+            tls: of a server; `do_handshake` must come before anything else.
+        """
+        sock.setblocking(False)
+        self.socket = sock
+        self.on_drained: Callable[[], None] = _ignore
+        self.on_dead: Callable[[], None] = _ignore
+        self.missed_deadline = False
+        self.last_progress = -1.0
+        self._write_deadline_s = write_deadline_s
+        self._spawn = spawn
+        self._pending: deque[memoryview] = deque()
+        self._pending_bytes = 0
+        self._drained: trio.Event | None = None
+        self._is_closed = False
+        self._is_dead = False
+        self._tls: ssl.SSLObject | None = None
+        if tls is not None:
+            self._tls_in, self._tls_out = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self._tls = tls.wrap_bio(self._tls_in, self._tls_out, server_side=True)
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def is_blocked(self) -> bool:
+        return bool(self._pending)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._is_dead or self._is_closed
+
+    @property
+    def pending_bytes(self) -> int:
+        """How much waits for the kernel."""
+        return self._pending_bytes
+
+    def offer(self, data: bytes) -> None:
+        if self._tls is not None:
+            data = self._encrypt(data)
+        self._offer_raw(data)
+
+    def _offer_raw(self, data: bytes) -> None:
+        if self._is_dead or self._is_closed or not data:
+            return
+        sent = 0
+        if not self._pending:
+            try:
+                sent = self.socket.send(data)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._die()
+                return
+            if sent == len(data):
+                return
+            self._drained = trio.Event()
+            self._spawn(self._drain)
+        self._pending.append(memoryview(data)[sent:])
+        self._pending_bytes += len(data) - sent
+
+    async def _drain(self) -> None:
+        """Write what waits, as the kernel takes it, and give up at the deadline."""
+        with trio.CancelScope(deadline=trio.current_time() + self._write_deadline_s) as scope:
+            goal = self._pending_bytes - PROGRESS_BYTES
+            while self._pending and not self.is_dead:
+                try:
+                    await trio.lowlevel.wait_writable(self.socket)
+                except (trio.ClosedResourceError, OSError):
+                    break
+                self._write_some()
+                self.last_progress = trio.current_time()
+                if self._pending_bytes <= goal:
+                    goal = self._pending_bytes - PROGRESS_BYTES
+                    scope.deadline = self.last_progress + self._write_deadline_s
+        if self._pending and not self.is_dead:
+            self.missed_deadline = scope.cancelled_caught
+            self._die()
+        if self._drained is not None:
+            self._drained.set()
+        if not self.is_dead:
+            self.on_drained()
+
+    def _write_some(self) -> None:
+        while self._pending:
+            data = self._pending[0]
+            try:
+                sent = self.socket.send(data)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._die()
+                return
+            self._pending_bytes -= sent
+            if sent < len(data):
+                self._pending[0] = data[sent:]
+                return
+            self._pending.popleft()
+
+    def _die(self) -> None:
+        """Nothing can be sent any more; whoever reads gets the end."""
+        if self._is_dead:
+            return
+        self._is_dead = True
+        self._pending.clear()
+        self._pending_bytes = 0
+        if self._drained is not None:
+            self._drained.set()
+        with suppress(OSError):
+            # Wakes the reader, and tells the peer at once instead of after its next write.
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.on_dead()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send, and wait until the kernel has all of it.
+
+        Cancelled, the rest is still sent. Raises `trio.BrokenResourceError` if the peer is gone or too slow.
+        """
+        if self._is_closed:
+            raise trio.ClosedResourceError("this stream is closed")
+        self.offer(bytes(data))
+        await self.wait_send_all_might_not_block()
+        if self._is_dead:
+            raise trio.BrokenResourceError("the peer is gone, or too slow")
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._pending and self._drained is not None:
+            await self._drained.wait()
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return what has come, ``b""`` at the end. A connection that broke is an end like any other."""
+        if self._tls is None:
+            return await self._receive_raw(max_bytes or RECEIVE_BYTES)
+        while True:
+            try:
+                return self._tls.read(max_bytes or RECEIVE_BYTES)
+            except ssl.SSLWantReadError:
+                data = await self._receive_raw(RECEIVE_BYTES)
+                if not data:
+                    return b""
+                self._tls_in.write(data)
+            except ssl.SSLError:
+                # The end (a close_notify), or what is not TLS: either way nothing more can be understood.
+                return b""
+            finally:
+                self._flush_tls()
+
+    async def _receive_raw(self, max_bytes: int) -> bytes:
+        if self._is_closed:
+            raise trio.ClosedResourceError("this stream is closed")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            try:
+                data = self.socket.recv(max_bytes)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self.socket)
+            except OSError:
+                return b""
+            else:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return data
+
+    # ── TLS ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def do_handshake(self) -> None:
+        """Shake hands, on a TLS stream; put a deadline around it.
+
+        Raises:
+            trio.BrokenResourceError: the peer left, or it is not TLS, or nothing is shared.
+        """
+        assert self._tls is not None
+        while True:
+            try:
+                self._tls.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                self._flush_tls()
+                data = await self._receive_raw(RECEIVE_BYTES)
+                if not data:
+                    raise trio.BrokenResourceError("the peer left during the TLS handshake") from None
+                self._tls_in.write(data)
+            except ssl.SSLError as exc:
+                raise trio.BrokenResourceError(f"TLS handshake: {exc.reason or exc}") from exc
+            finally:
+                self._flush_tls()
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether what is sent is encrypted."""
+        return self._tls is not None
+
+    def feed_tls(self, data: bytes) -> None:
+        """Put bytes that were read before TLS began in front of what is to come."""
+        self._tls_in.write(data)
+
+    def _encrypt(self, data: bytes) -> bytes:
+        assert self._tls is not None
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[self._tls.write(view) :]
+        except ssl.SSLError:
+            self._die()
+        return self._tls_out.read()
+
+    def _flush_tls(self) -> None:
+        self._offer_raw(self._tls_out.read())
+
+    # ── ending ───────────────────────────────────────────────────────────────────────────────────
+
+    async def send_eof(self) -> None:
+        """Send what waits, then say that nothing more comes."""
+        await self.wait_send_all_might_not_block()
+        self._half_close()
+
+    def _half_close(self) -> None:
+        if self.is_dead:
+            return
+        if self._tls is not None:
+            with suppress(ssl.SSLError, ValueError):
+                self._tls.unwrap()
+            self._flush_tls()
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
+    async def finish(self, grace_s: float) -> None:
+        """End so that the peer gets what was sent: wait for it to be taken, then for the peer to close.
+
+        A close with unread input would be a reset, which can destroy what the peer has not read yet. After
+        ``grace_s`` seconds, or when cancelled, the connection is reset after all.
+        """
+        with trio.move_on_after(grace_s):
+            await self.send_eof()
+            while not self.is_dead and await self._receive_raw(RECEIVE_BYTES):
+                pass
+            self._close()
+            return
+        self.abort()
+
+    async def aclose(self) -> None:
+        """Close at once; what still waits is not sent."""
+        self._close()
+        await trio.lowlevel.checkpoint()
+
+    def abort(self) -> None:
+        """Close at once with a reset: the kernel gives up what it holds. Harmless when repeated."""
+        if not self._is_closed:
+            with suppress(OSError):
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._close()
+
+    def _close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._pending.clear()
+        self._pending_bytes = 0
+        trio.lowlevel.notify_closing(self.socket)
+        self.socket.close()
+        if self._drained is not None:
+            self._drained.set()
+
+
+def tune(sock: socket.socket, *, user_timeout_s: float, idle_s: float) -> None:
+    """Set a subscriber's socket up: no delay, little in the kernel, a vanished peer noticed.
+
+    Args:
+        user_timeout_s: sent data may stay unacknowledged for so long (RFC 5482).
+        idle_s: an idle connection is probed after so long, and given up after as long again.
+    """
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    probe_s = max(1, round(idle_s / 2))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # Each is Linux's name; elsewhere the defaults have to do.
+    for name, value in (
+        ("TCP_NOTSENT_LOWAT", NOTSENT_LOWAT),
+        ("TCP_USER_TIMEOUT", round(user_timeout_s * 1000)),
+        ("TCP_KEEPIDLE", max(1, round(idle_s))),
+        ("TCP_KEEPINTVL", probe_s),
+        ("TCP_KEEPCNT", 2),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def is_out_of_descriptors(exc: OSError) -> bool:
+    """Tell whether an `accept` failed for want of descriptors or memory, which passes."""
+    return exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
