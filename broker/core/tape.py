@@ -73,6 +73,8 @@ class Tape:
         self.limits = limits
         self.offset = 0
         self.kept_bytes = 0
+        #: Ticks that an adapter filled with what no codec can carry; they are not on the tape.
+        self.malformed = 0
         self._order: deque[Topic] = deque()
         #: (when, offset behind its last tick) of each batch in the history, for the age.
         self._batches: deque[tuple[float, int]] = deque()
@@ -96,18 +98,24 @@ class Tape:
             topic = lookup(tick.ch).get(tick.sym)
             if topic is None:
                 topic = self.topics.get(tick.ch, tick.sym)
+            tick.seq = topic.seq + 1
+            try:
+                packed = _pack(tick)
+                if topic.book is not None:
+                    topic.book.apply(tick)  # type: ignore[arg-type]  # a topic of ch "book" gets Books
+                    topic.rendered = None
+            except (TypeError, ValueError, OverflowError, AttributeError):
+                # Before anything has been counted: an adapter's mistake costs this tick only.
+                self.malformed += 1
+                continue
             if not topic.seq:
                 self.topics.learn(topic)
             offset += 1
-            topic.seq = tick.seq = topic.seq + 1
+            topic.seq = tick.seq
             topic.offset = offset
-            packed = _pack(tick)
             entry = Entry(topic, conflation_key(topic, tick), tick.seq, offset, at, tick, packed)
             if topic.book is None:
                 topic.current[tick.interval if type(tick) is Bar else ""] = entry
-            else:
-                topic.book.apply(tick)  # type: ignore[arg-type]  # a topic of ch "book" gets Books
-                topic.rendered = None
             topic.offsets.append(offset)
             topic.packed.append(packed)
             order.append(topic)

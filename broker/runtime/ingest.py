@@ -1,0 +1,358 @@
+"""From the feeds to the tape: one supervisor per feed, one bounded channel for all.
+
+The supervisor keeps a feed running: it starts it again with jittered backoff, notices a feed that has
+gone mute, and tells every subscriber of `status` what state the feed is in. A feed waits in `flush` when
+the broker is behind: a replay is paused by that, a venue's socket is read later.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from decimal import InvalidOperation
+from typing import Any, Literal, Protocol
+
+import structlog
+import trio
+from msgspec import Struct
+
+from broker.core.bars import BarBuilder
+from broker.core.errors import FeedError, FeedPermanentError, FrameError
+from broker.core.ticks import Channel, FeedState, Status, Tick, Trade, is_symbol
+from broker.core.topics import Topics
+from broker.runtime.fanout import Fanout
+
+#: Ticks in one batch: what a feed sends at once, and what is put on the tape in one step.
+BATCH_TICKS = 256
+#: Batches that may wait for the broker, of all feeds together.
+CHANNEL_BATCHES = 32
+#: Ticks that a feed may publish without a flush; above, the oldest are dropped and counted.
+BUFFER_TICKS = 65_536
+
+FIRST_BACKOFF_S, MOST_BACKOFF_S = 0.5, 30.0
+#: A connection that lived so long was a good one: the next backoff starts small again.
+STABLE_S = 60.0
+#: A feed that is silent for so long has its bars closed by the clock on the wall.
+SILENCE_S = 2.0
+
+State = Literal["starting", "live", "stale", "down", "ended"]
+_SUBSCRIBER_STATE: dict[State, FeedState] = {"starting": "down", "ended": "down"}
+
+
+class Feed(Protocol):
+    """What the supervisor needs of a feed (`feeds.base.Feed`, which this layer does not know)."""
+
+    venue: str
+    symbols: Sequence[str] | None
+    stale_after_s: float | None
+
+    async def run(self, ctx: Any) -> None: ...
+
+
+class Upstream(Protocol):
+    """How feeds reach venues; given from above, so that no network library is known here."""
+
+    def connect_ws(self, url: str, *, max_message_bytes: int) -> AbstractAsyncContextManager[Any]: ...
+
+    async def get_body(self, url: str) -> bytes: ...
+
+
+class Missed(Struct, frozen=True):
+    """Stands between ticks: here the venue's ticks of a topic were missed."""
+
+    ch: Channel
+    sym: str
+
+
+class Batch(Struct):
+    """What goes through the channel: in order, at most `BATCH_TICKS` items."""
+
+    feed: FeedRunner
+    items: list[Tick | Missed]
+
+
+class FeedRunner:
+    """Supervises one feed; it is also the `FeedContext` that the feed works with.
+
+    Attributes:
+        state: as `/v1/feeds` shows it.
+        ticks, refusals, dropped, restarts: since the start.
+        last_error: the text of the last failure; empty if there was none.
+        since: when the state began, seconds of Trio's clock.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        feed: Feed,
+        channel: trio.MemorySendChannel[Batch],
+        *,
+        upstream: Upstream,
+        time_ns: Callable[[], int],
+        rng: random.Random,
+        on_state: Callable[[FeedRunner], None],
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.feed = feed
+        self.log = structlog.get_logger().bind(feed=name)
+        self.state: State = "starting"
+        self.since = trio.current_time()
+        self.ticks = self.refusals = self.dropped = self.restarts = 0
+        self.refused_by: Counter[str] = Counter()
+        self.last_error = ""
+        self.last_tick_at: float | None = None
+        self.bars = BarBuilder()
+        self.watermark = 0
+        self.symbols: dict[str, None] = {}
+        self.time_ns = time_ns
+        self._channel = channel
+        self._upstream = upstream
+        self._rng = rng
+        self._on_state = on_state
+        self._buffer: list[Tick | Missed] = []
+        self._alive = trio.Event()
+
+    # ── what the feed sees (feeds.base.FeedContext) ──────────────────────────────────────────────
+
+    def publish(self, tick: Tick) -> None:
+        self._buffer.append(tick)
+        if len(self._buffer) > BUFFER_TICKS:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        if not self.dropped:
+            self.log.warning("the feed publishes without ever flushing; the oldest ticks are dropped")
+        del self._buffer[:BATCH_TICKS]
+        self.dropped += BATCH_TICKS
+
+    def gap(self, ch: Channel, sym: str) -> None:
+        self._buffer.append(Missed(ch, sym))
+
+    async def flush(self) -> None:
+        if not self._buffer:
+            await trio.lowlevel.checkpoint()
+        while self._buffer:
+            items = self._buffer[:BATCH_TICKS]
+            await self._channel.send(Batch(self, items))
+            del self._buffer[: len(items)]
+
+    def refused(self, error: FrameError) -> None:
+        self.refusals += 1
+        kind = str(error)
+        # One line a kind: a venue that changes its format must not fill the disk.
+        if len(self.refused_by) < 1000 and not self.refused_by[kind]:
+            self.log.warning("frame refused", error=kind, frame=error.frame[:200])
+        self.refused_by[kind if kind in self.refused_by or len(self.refused_by) < 1000 else "other"] += 1
+
+    def connect_ws(self, url: str, *, max_message_bytes: int = 16 << 20) -> AbstractAsyncContextManager[Any]:
+        return self._upstream.connect_ws(url, max_message_bytes=max_message_bytes)
+
+    async def get_body(self, url: str) -> bytes:
+        return await self._upstream.get_body(url)
+
+    # ── supervision ──────────────────────────────────────────────────────────────────────────────
+
+    async def supervise(self) -> None:
+        """Keep the feed running until it has no more to give, or says that trying again is of no use."""
+        attempt = 0
+        while True:
+            began = trio.current_time()
+            try:
+                await self._run_once()
+            except FeedPermanentError as exc:
+                self._fail(exc)
+                self.log.error("feed is down for good", error=str(exc))
+                return
+            except Exception as exc:
+                if trio.current_time() - began > STABLE_S:
+                    attempt = 0
+                # Full jitter: a venue that comes back is not met by everybody at once.
+                pause = self._rng.uniform(0, min(MOST_BACKOFF_S, FIRST_BACKOFF_S * 2**attempt))
+                attempt = min(attempt + 1, 10)
+                self._report(exc, pause)
+                await trio.sleep(pause)
+                self.restarts += 1
+            else:
+                self._move_to("ended")
+                self.log.info("feed has ended", ticks=self.ticks)
+                return
+
+    async def _run_once(self) -> None:
+        """One life of the feed; raises what ends it. A mute feed ends with a `FeedError`."""
+        stale_after_s = self.feed.stale_after_s
+        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            if stale_after_s is not None:
+                nursery.start_soon(self._watch, stale_after_s)
+            await self.feed.run(self)
+            await self.flush()
+            nursery.cancel_scope.cancel()
+
+    async def _watch(self, stale_after_s: float) -> None:
+        while True:
+            self._alive = trio.Event()
+            with trio.move_on_after(stale_after_s):
+                await self._alive.wait()
+                continue
+            self._move_to("stale")
+            raise FeedError(f"mute for {stale_after_s:g} s; connecting again")
+
+    def _report(self, exc: Exception, pause: float) -> None:
+        first = str(exc) != self.last_error
+        self._fail(exc)
+        known = isinstance(exc, FeedError)
+        text = str(exc) if known else f"{type(exc).__name__}: {exc}"
+        if first:
+            # What is not a FeedError is a mistake in the adapter, which only the traceback shows.
+            self.log.warning(
+                "feed failed", error=text, retry_s=round(pause, 2), exc_info=None if known else exc
+            )
+        else:
+            self.log.debug("feed failed again", error=text, retry_s=round(pause, 2))
+
+    def _fail(self, exc: Exception) -> None:
+        self.last_error = str(exc) or type(exc).__name__
+        if self.state != "stale":
+            self._move_to("down")
+
+    def _move_to(self, state: State) -> None:
+        if state != self.state:
+            self.state = state
+            self.since = trio.current_time()
+            self._on_state(self)
+
+    # ── what the ingest sees ─────────────────────────────────────────────────────────────────────
+
+    def heard(self, now: float, ticks: int) -> None:
+        """Note that a batch arrived: the feed is live."""
+        self.ticks += ticks
+        self.last_tick_at = now
+        self._alive.set()
+        self._move_to("live")
+
+    def status(self, sym: str) -> Status:
+        """Return the `status` tick of one of the feed's symbols, as of now."""
+        now = self.time_ns()
+        text = self.last_error if self.state in ("down", "stale") else ""
+        state = _SUBSCRIBER_STATE.get(self.state, self.state)
+        return Status(sym=sym, ts=now, rts=now, state=state, text=text[:256])  # type: ignore[arg-type]
+
+
+class Ingest:
+    """Takes batches out of the channel, derives bars, and publishes.
+
+    Attributes:
+        feeds: the runners, in the order of the configuration.
+        broken: batches that could not be published because of a fault of ours.
+    """
+
+    def __init__(
+        self, topics: Topics, fanout: Fanout, *, upstream: Upstream, time_ns: Callable[[], int]
+    ) -> None:
+        self.feeds: list[FeedRunner] = []
+        self.broken = 0
+        self._topics = topics
+        self._fanout = fanout
+        self._upstream = upstream
+        self._time_ns = time_ns
+        self._send, self._receive = trio.open_memory_channel[Batch](CHANNEL_BATCHES)
+        self._log = structlog.get_logger()
+
+    def add(self, name: str, kind: str, feed: Feed, rng: random.Random) -> FeedRunner:
+        """Make a feed known; `run` starts it."""
+        runner = FeedRunner(
+            name,
+            kind,
+            feed,
+            self._send,
+            upstream=self._upstream,
+            time_ns=self._time_ns,
+            rng=rng,
+            on_state=self._tell_state,
+        )
+        self.feeds.append(runner)
+        self._topics.declare(feed.venue, feed.symbols)
+        return runner
+
+    async def run(self) -> None:
+        """Run all feeds for ever."""
+        async with trio.open_nursery() as nursery:
+            for runner in self.feeds:
+                nursery.start_soon(self._guard(runner.supervise), name=f"feed {runner.name}")
+            nursery.start_soon(self._close_silent_bars)
+            async for batch in self._receive:
+                try:
+                    self._take(batch)
+                except Exception:
+                    # Ours, whatever it is; the next batch may be fine.
+                    self.broken += 1
+                    self._log.exception("a batch could not be published", feed=batch.feed.name)
+
+    def _guard(self, supervise: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        async def run() -> None:
+            try:
+                await supervise()
+            except Exception:
+                self._log.exception("a feed's supervisor failed")
+
+        return run
+
+    def _take(self, batch: Batch) -> None:
+        """Publish a batch, and behind it the bars that it closes."""
+        runner = batch.feed
+        ticks: list[Tick] = []
+        bars: list[Tick] = []
+        watermark = runner.watermark
+        for item in batch.items:
+            if type(item) is Missed:
+                self._fanout.publish(ticks)
+                self._fanout.gap(item.ch, item.sym)
+                ticks = []
+                continue
+            if item.sym not in runner.symbols and not self._learn(runner, item.sym):
+                continue
+            ticks.append(item)  # type: ignore[arg-type]  # a Missed has gone another way
+            if item.ts > watermark:  # type: ignore[union-attr]
+                watermark = item.ts  # type: ignore[union-attr]
+            if type(item) is Trade:
+                try:
+                    bars += runner.bars.add(item)
+                except (InvalidOperation, ValueError) as exc:
+                    runner.refused(FrameError(f"trade with no number in it: {exc!r}", repr(item)))
+        runner.watermark = watermark
+        if ticks:
+            bars += runner.bars.advance(watermark, ticks[-1].rts)
+        runner.heard(trio.current_time(), len(ticks))
+        self._fanout.publish(ticks)
+        if bars:
+            self._fanout.publish(bars)
+
+    def _learn(self, runner: FeedRunner, sym: str) -> bool:
+        """Meet a symbol of a feed for the first time; refuse one that nobody could subscribe to."""
+        if not isinstance(sym, str) or not is_symbol(sym):
+            runner.refused(FrameError(f"sym: {sym!r:.80} is not VENUE:SYMBOL, upper case"))
+            return False
+        runner.symbols[sym] = None
+        if runner.state == "live":
+            self._fanout.publish([runner.status(sym)])
+        return True
+
+    def _tell_state(self, runner: FeedRunner) -> None:
+        if runner.symbols:
+            self._fanout.publish([runner.status(sym) for sym in runner.symbols])
+
+    async def _close_silent_bars(self) -> None:
+        """Let time go on for the bars of feeds that say nothing."""
+        step = 0.5
+        while True:
+            await trio.sleep(step)
+            now = trio.current_time()
+            for runner in self.feeds:
+                if runner.last_tick_at is not None and now - runner.last_tick_at > SILENCE_S:
+                    runner.watermark += round(step * 1e9)
+                    bars = list(runner.bars.advance(runner.watermark, runner.time_ns()))
+                    if bars:
+                        self._fanout.publish(bars)

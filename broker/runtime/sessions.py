@@ -1,0 +1,192 @@
+"""All sessions: who gets in, who is alive, who left and why."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+
+import structlog
+import trio
+
+from broker.core import errors
+from broker.core.codecs import Codec
+from broker.core.errors import CloseReason
+from broker.core.framing import Framing
+from broker.core.messages import Welcome
+from broker.core.session import SessionLimits
+from broker.runtime.fanout import Fanout
+from broker.runtime.stream import Stream
+from broker.runtime.subscriber import Subscriber
+
+log = structlog.get_logger()
+
+#: Sessions are looked after in turns, each once in `PERIOD_S`.
+PERIOD_S = 1.0
+SLOTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTimes:
+    """Deadlines and intervals, in seconds.
+
+    Attributes:
+        heartbeat_s: between two `heartbeat` messages.
+        ping_interval_s: a WebSocket client that has been silent for so long is pinged.
+        ping_timeout_s: and given up if it stays silent for so much longer.
+        keepalive_s: an SSE stream that has been idle for so long gets a comment.
+    """
+
+    heartbeat_s: float = 10.0
+    ping_interval_s: float = 4.0
+    ping_timeout_s: float = 4.0
+    keepalive_s: float = 15.0
+
+
+class Sessions:
+    """Admits, counts and looks after subscribers.
+
+    Attributes:
+        live: by transport.
+        closed: how many have ended, by the name of the reason.
+        is_draining: whether the broker is going down.
+    """
+
+    def __init__(
+        self,
+        fanout: Fanout,
+        *,
+        most: int,
+        most_per_address: int,
+        limits: SessionLimits,
+        times: SessionTimes,
+        server: str,
+        time_ns: Callable[[], int],
+    ) -> None:
+        """``most_per_address``: 0 for no limit of its own. ``server``: as `welcome` says it."""
+        self.limits = limits
+        self.times = times
+        self.live: Counter[str] = Counter()
+        self.closed: Counter[str] = Counter()
+        self.opened = 0
+        self.is_draining = False
+        self._fanout = fanout
+        self._most = most
+        self._most_per_address = most_per_address
+        self._server = server
+        self._time_ns = time_ns
+        self._slots: list[dict[Subscriber, Callable[[float], None]]] = [{} for _ in range(SLOTS)]
+        self._next_slot = count()
+        self._slot_of: dict[Subscriber, int] = {}
+        self._addresses: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._slot_of)
+
+    def __iter__(self) -> Iterator[Subscriber]:
+        return iter(list(self._slot_of))
+
+    def refusal(self, address: str) -> CloseReason | None:
+        """Return why a newcomer can't be let in, or ``None``."""
+        if self.is_draining:
+            return errors.DRAINING
+        if len(self._slot_of) >= self._most:
+            return errors.FULL
+        if self._most_per_address and self._addresses[address] >= self._most_per_address:
+            return errors.TOO_MANY_SESSIONS
+        return None
+
+    def open(
+        self,
+        stream: Stream,
+        codec: Codec,
+        framing: Framing,
+        *,
+        address: str,
+        finish: Callable[[CloseReason], bytes],
+        keep_alive: Callable[[Subscriber, float], None],
+    ) -> tuple[Subscriber, Welcome]:
+        """Let a subscriber in; `close` must follow.
+
+        Args:
+            address: the peer's, without its port.
+            finish: returns what the transport sends behind `closing`.
+            keep_alive: called about once a second, to ping or to give up.
+
+        Returns:
+            It, and its first message, which the transport sends.
+        """
+        subscriber = Subscriber(
+            secrets.token_hex(8),
+            router=self._fanout.router,
+            fanout=self._fanout,
+            wire=stream,
+            codec=codec,
+            framing=framing,
+            limits=self.limits,
+            peer=address,
+            finish=finish,
+        )
+        stream.on_dead = lambda: self._lost(subscriber, stream)
+        slot = next(self._next_slot) % SLOTS
+        self._slots[slot][subscriber] = lambda now: keep_alive(subscriber, now)
+        self._slot_of[subscriber] = slot
+        self._addresses[address] += 1
+        self.live[subscriber.transport] += 1
+        self.opened += 1
+        welcome = subscriber.session.welcome(self._server, self.times.heartbeat_s)
+        return subscriber, welcome
+
+    def close(self, subscriber: Subscriber) -> None:
+        """Take a subscriber out, whatever its state; harmless when repeated."""
+        slot = self._slot_of.pop(subscriber, None)
+        if slot is None:
+            return
+        del self._slots[slot][subscriber]
+        self._addresses[subscriber.peer] -= 1
+        if not self._addresses[subscriber.peer]:
+            del self._addresses[subscriber.peer]
+        self.live[subscriber.transport] -= 1
+        reason = subscriber.ended or errors.CLIENT_GONE
+        self.closed[reason.name] += 1
+        subscriber.ended = reason
+        subscriber.session.closed()
+        log.debug("session closed", session=subscriber.session.id, reason=reason.name)
+
+    def _lost(self, subscriber: Subscriber, stream: Stream) -> None:
+        if not stream.missed_deadline:
+            subscriber.end(errors.CLIENT_GONE)
+        elif subscriber.ended is None:
+            log.warning(
+                "slow consumer evicted",
+                session=subscriber.session.id,
+                peer=subscriber.peer,
+                reason=errors.WRITE_DEADLINE.name,
+                queued=sum(len(sub.mailbox) for sub in subscriber.session.subscriptions.values()),
+            )
+            subscriber.end(errors.WRITE_DEADLINE)
+
+    async def look_after(self) -> None:
+        """Send heartbeats and pings, and notice who is silent, for ever."""
+        turn = count()
+        while True:
+            now = trio.current_time()
+            ts = self._time_ns()
+            for subscriber, keep_alive in list(self._slots[next(turn) % SLOTS].items()):
+                try:
+                    if now - subscriber.last_heartbeat >= self.times.heartbeat_s:
+                        subscriber.heartbeat(now, ts)
+                    keep_alive(now)
+                except Exception:
+                    # Ours, whatever it is; it must not reach the others.
+                    log.exception("looking after a session failed", session=subscriber.session.id)
+                    subscriber.end(errors.FAULT)
+            await trio.sleep(PERIOD_S / SLOTS)
+
+    def drain(self) -> None:
+        """Let nobody in any more, and end every session: the broker is going down."""
+        self.is_draining = True
+        for subscriber in self:
+            subscriber.end(errors.DRAINING)
