@@ -15,7 +15,7 @@ import socket
 import ssl
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Protocol
 
@@ -62,7 +62,7 @@ class Stream(trio.abc.HalfCloseableStream):
         sock: socket.socket,
         *,
         write_deadline_s: float,
-        spawn: Callable[[Callable[[], object]], object],
+        spawn: Callable[[Callable[[], Awaitable[None]]], object],
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Take over ``sock``.
@@ -262,9 +262,15 @@ class Stream(trio.abc.HalfCloseableStream):
         """Whether what is sent is encrypted."""
         return self._tls is not None
 
-    def feed_tls(self, data: bytes) -> None:
-        """Put bytes that were read before TLS began in front of what is to come."""
+    async def peek_raw(self) -> bytes:
+        """Return the first bytes of a connection before TLS begins; they are not lost to the handshake."""
+        data = await self._receive_raw(RECEIVE_BYTES)
         self._tls_in.write(data)
+        return data
+
+    def drop_tls(self) -> None:
+        """Go on in the clear: for a last word to a peer that does not speak TLS."""
+        self._tls = None
 
     def _encrypt(self, data: bytes) -> bytes:
         assert self._tls is not None

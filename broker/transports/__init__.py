@@ -1,0 +1,1 @@
+"""How bytes come in and go out: the front door and what stands behind it."""

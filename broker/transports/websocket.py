@@ -1,0 +1,303 @@
+"""WebSocket towards subscribers: wsproto reads, our own framing writes.
+
+The handshake is checked here (RFC 6455, section 4.2.1) and not by wsproto, which would parse the head a
+second time, keep the parser for the connection's life, and drop bytes that came behind the blank line.
+No extension is accepted: permessage-deflate with a context costs 93 KiB a connection.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import trio
+from wsproto.connection import Connection as WsConnection
+from wsproto.connection import ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
+from wsproto.utilities import LocalProtocolError, generate_accept_token
+
+from broker.core import errors
+from broker.core.codecs import CODECS, Codec
+from broker.core.errors import CloseReason
+from broker.core.framing import WebSocketFraming
+from broker.runtime.sessions import Sessions
+from broker.runtime.stream import Stream
+from broker.runtime.subscriber import Subscriber
+from broker.transports.closing import answer, finish, refused
+from broker.transports.door import FINISH_S, Connection
+from broker.transports.http1 import Head, problem
+
+#: Messages of the echo, which the Autobahn suite fills to the last byte.
+ECHO_BYTES = 16 << 20
+#: RFC 6455, section 5.5: a control frame carries 125 bytes, two of them the code.
+CLOSE_REASON_BYTES = 123
+
+OnMessage = Callable[[str | bytes], Awaitable[None]]
+
+
+class HandshakeError(Exception):
+    """The upgrade can't be accepted.
+
+    Attributes:
+        answer: the HTTP response that says why.
+    """
+
+    def __init__(
+        self, status: int, code: str, text: str, headers: list[tuple[str, str]] | None = None
+    ) -> None:
+        super().__init__(text)
+        self.answer = problem(status, code, text, headers)
+
+
+def check_upgrade(head: Head) -> bytes:
+    """Return the key of a WebSocket upgrade.
+
+    Raises:
+        HandshakeError: it is not one (RFC 6455, section 4.2.1).
+    """
+    if head.method != "GET" or head.http_version != "1.1":
+        raise HandshakeError(
+            405, "method_not_allowed", "a WebSocket begins with GET and HTTP/1.1", [("Allow", "GET")]
+        )
+    upgrade = [token.lower() for token in head.tokens("upgrade")]
+    connection = [token.lower() for token in head.tokens("connection")]
+    if "websocket" not in upgrade or "upgrade" not in connection:
+        raise HandshakeError(
+            426,
+            "upgrade_required",
+            "this is a WebSocket: send Connection: Upgrade and Upgrade: websocket",
+            [("Upgrade", "websocket")],
+        )
+    if head.get("sec-websocket-version") != "13":
+        raise HandshakeError(
+            426, "version_required", "Sec-WebSocket-Version must be 13", [("Sec-WebSocket-Version", "13")]
+        )
+    key = (head.get("sec-websocket-key") or "").encode("latin-1")
+    try:
+        valid = len(base64.b64decode(key, validate=True)) == 16
+    except binascii.Error:
+        valid = False
+    if not valid:
+        raise HandshakeError(400, "bad_key", "Sec-WebSocket-Key must be 16 bytes in base64")
+    return key
+
+
+def choose_codec(head: Head) -> tuple[Codec, bool]:
+    """Return the codec of the first subprotocol that we know, and whether it has to be named.
+
+    Raises:
+        HandshakeError: only unknown ones are listed.
+    """
+    listed = head.tokens("sec-websocket-protocol")
+    for name in listed:
+        for codec in CODECS:
+            if codec.subprotocol == name:
+                return codec, True
+    if listed:
+        ours = ", ".join(codec.subprotocol for codec in CODECS)
+        raise HandshakeError(
+            400, "unknown_subprotocol", f"of {', '.join(listed)!r:.200} none is known; there are {ours}"
+        )
+    return CODECS[0], False
+
+
+def accept(key: bytes, subprotocol: str | None) -> bytes:
+    """Return the 101 that opens the connection."""
+    lines = [
+        b"HTTP/1.1 101 Switching Protocols",
+        b"Upgrade: websocket",
+        b"Connection: Upgrade",
+        b"Sec-WebSocket-Accept: " + generate_accept_token(key),
+    ]
+    if subprotocol is not None:
+        lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode("ascii"))
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+class Peer:
+    """An open WebSocket: reads messages, answers pings and closes. Writing data is not its business."""
+
+    def __init__(self, stream: Stream, rest: bytes, *, message_bytes: int) -> None:
+        """``rest``: what came behind the blank line of the upgrade. ``message_bytes``: the most of one message."""
+        self._stream = stream
+        self._ws = WsConnection(ConnectionType.SERVER, [], rest)
+        self._message_bytes = message_bytes
+        self._parts: list[str | bytes] = []
+        self._size = 0
+
+    async def run(self, on_message: OnMessage, on_bytes: Callable[[], None]) -> CloseReason:
+        """Read until the end; return why it came.
+
+        Args:
+            on_message: called with each whole message; what it awaits is felt by the client alone.
+            on_bytes: called whenever something came.
+        """
+        while True:
+            for event in self._ws.events():
+                ended = await self._handle(event, on_message)
+                if ended is not None:
+                    return ended
+            data = await self._stream.receive_some()
+            if not data:
+                return errors.CLIENT_GONE
+            on_bytes()
+            self._ws.receive_data(data)
+
+    async def _handle(self, event: Event, on_message: OnMessage) -> CloseReason | None:
+        match event:
+            case TextMessage() | BytesMessage():
+                return await self._gather(event, on_message)
+            case Ping():
+                self._send(event.response())
+                # A client that pings and does not read would fill our queue: wait for it to read.
+                await self._stream.wait_send_all_might_not_block()
+            case CloseConnection():
+                # Also how wsproto says that what came is not valid: then the code is 1002 or 1007.
+                self._send(CloseConnection(event.code, None if event.reason is None else _cut(event.reason)))
+                asked = event.code in (1000, 1001, 1005) or 3000 <= event.code <= 4999
+                return errors.ASKED if asked else errors.PROTOCOL_ERROR
+        return None
+
+    async def _gather(self, event: TextMessage | BytesMessage, on_message: OnMessage) -> CloseReason | None:
+        data = event.data if isinstance(event.data, str) else bytes(event.data)
+        # A text's characters take one byte at least, so this never refuses what is within the limit.
+        self._size += len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
+        if self._size > self._message_bytes:
+            return errors.TOO_BIG
+        self._parts.append(data)
+        if event.message_finished:
+            parts, self._parts, self._size = self._parts, [], 0
+            if isinstance(data, str):
+                await on_message("".join(parts))  # type: ignore[arg-type]  # a message is of one kind
+            else:
+                await on_message(b"".join(parts))  # type: ignore[arg-type]
+        return None
+
+    def ping(self) -> None:
+        """Send a ping; any answer at all is sign of life."""
+        self._send(Ping(b""))
+
+    def close(self, reason: CloseReason) -> bytes:
+        """Return the frame that begins the close; empty if one has been sent."""
+        try:
+            return self._ws.send(CloseConnection(reason.code, _cut(reason.text)))
+        except LocalProtocolError:
+            return b""
+
+    def _send(self, event: Event) -> None:
+        with suppress(LocalProtocolError):
+            self._stream.offer(self._ws.send(event))
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore")
+
+
+class WebSocketTransport:
+    """`/v1/ws` and `/debug/echo`."""
+
+    def __init__(self, sessions: Sessions, *, time_ns: Callable[[], int]) -> None:
+        self._sessions = sessions
+        self._time_ns = time_ns
+
+    async def serve(self, connection: Connection) -> None:
+        """Run one subscriber's session, from the upgrade to the close."""
+        stream = connection.stream
+        try:
+            key = check_upgrade(connection.head)
+            codec, is_named = choose_codec(connection.head)
+        except HandshakeError as exc:
+            await answer(stream, exc.answer)
+            return
+        stream.offer(accept(key, codec.subprotocol if is_named else None))
+        peer = Peer(stream, connection.head.rest, message_bytes=self._sessions.limits.message_bytes)
+        framing = WebSocketFraming(is_binary=codec.is_binary)
+        refusal = self._sessions.refusal(connection.address)
+        if refusal is not None:
+            await self._turn_away(stream, peer, codec, framing, refusal)
+            return
+        subscriber, welcome = self._sessions.open(
+            stream,
+            codec,
+            framing,
+            address=connection.address,
+            finish=peer.close,
+            keep_alive=lambda subscriber, now: self._keep_alive(subscriber, peer, now),
+        )
+        try:
+            subscriber.say(welcome)
+            with subscriber.scope:
+                reason = await peer.run(
+                    lambda payload: self._request(subscriber, stream, payload), lambda: _hear(subscriber)
+                )
+                if reason is errors.TOO_BIG:
+                    subscriber.end(reason)
+                elif subscriber.ended is None:
+                    subscriber.ended = reason
+        finally:
+            self._sessions.close(subscriber)
+            await finish(stream, subscriber.ended)
+
+    async def _request(self, subscriber: Subscriber, stream: Stream, payload: str | bytes) -> None:
+        session = subscriber.session
+        if subscriber.ended is not None:
+            return
+        subscriber.say(session.handle(payload, trio.current_time(), self._time_ns()))
+        if session.close_reason is not None:
+            subscriber.end(session.close_reason)
+            return
+        subscriber.wake()
+        # Answers have no queue of their own to overflow: whoever does not read them is not read either.
+        if stream.is_blocked:
+            await stream.wait_send_all_might_not_block()
+
+    def _keep_alive(self, subscriber: Subscriber, peer: Peer, now: float) -> None:
+        times = self._sessions.times
+        stream = subscriber.wire
+        assert isinstance(stream, Stream)
+        silent = now - max(subscriber.last_heard, stream.last_progress)
+        if silent >= times.ping_interval_s + times.ping_timeout_s:
+            subscriber.end(errors.CLIENT_SILENT)
+        elif silent >= times.ping_interval_s and not stream.is_blocked:
+            pinged = subscriber.ping_sent_at
+            if pinged is None or now - pinged >= times.ping_interval_s:
+                subscriber.ping_sent_at = now
+                peer.ping()
+
+    async def _turn_away(
+        self, stream: Stream, peer: Peer, codec: Codec, framing: WebSocketFraming, reason: CloseReason
+    ) -> None:
+        """Say why there is no session, in the way that a client of ours understands."""
+        self._sessions.closed[reason.name] += 1
+        closing = refused(reason)
+        stream.offer(framing.frame("closing", codec.encode(closing)) + peer.close(reason))
+        await stream.finish(FINISH_S)
+
+    async def echo(self, connection: Connection) -> None:
+        """Send every message back, for the Autobahn test suite; only with `[debug] echo`."""
+        stream = connection.stream
+        try:
+            key = check_upgrade(connection.head)
+        except HandshakeError as exc:
+            await answer(stream, exc.answer)
+            return
+        stream.offer(accept(key, None))
+        peer = Peer(stream, connection.head.rest, message_bytes=ECHO_BYTES)
+        text, binary = WebSocketFraming(is_binary=False), WebSocketFraming(is_binary=True)
+
+        async def send_back(payload: str | bytes) -> None:
+            if isinstance(payload, str):
+                await stream.send_all(text.frame("", payload.encode()))
+            else:
+                await stream.send_all(binary.frame("", payload))
+
+        reason = await peer.run(send_back, lambda: None)
+        if reason is errors.TOO_BIG:
+            stream.offer(peer.close(reason))
+        await stream.finish(FINISH_S)
+
+
+def _hear(subscriber: Subscriber) -> None:
+    subscriber.last_heard = trio.current_time()
