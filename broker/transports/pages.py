@@ -1,0 +1,233 @@
+"""What the REST pages answer with (protocol, section 7); the OpenAPI document is made from these types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Literal, TypeAlias
+
+import orjson
+from msgspec import Meta, Struct
+
+from broker.core.messages import Cursor, Rejected
+from broker.core.ticks import Channel, Symbol, Tick
+
+Count: TypeAlias = Annotated[int, Meta(ge=0)]
+Seconds: TypeAlias = Annotated[float, Meta(ge=0, description="seconds")]
+PerSecond: TypeAlias = Annotated[float, Meta(ge=0, description="per second, over the last few seconds")]
+UtcTime: TypeAlias = Annotated[
+    str,
+    Meta(
+        description="RFC 3339, UTC",
+        examples=["2025-06-30T14:03:07.250Z"],
+        extra_json_schema={"format": "date-time"},
+    ),
+]
+PageFeedState = Literal["starting", "live", "stale", "down", "ended"]
+
+
+class SymbolInfo(Struct):
+    """An instrument that can be subscribed to.
+
+    Attributes:
+        venue: the part of the symbol before the colon.
+        channels: those on which it has had a tick since the broker started.
+    """
+
+    symbol: Symbol
+    venue: str
+    channels: list[Channel]
+
+
+class Symbols(Struct):
+    """Answer of `/v1/symbols`.
+
+    Attributes:
+        symbols: in the order in which they became known.
+    """
+
+    symbols: list[SymbolInfo]
+
+
+class SnapshotPage(Struct):
+    """Answer of `/v1/snapshot`: the same ticks that a `snapshot` message carries. `snapshot_page` encodes it.
+
+    Attributes:
+        cursor: where a subscription that goes on from here begins.
+        data: the latest ticks, topic by topic; the whole book on `book`, and nothing of a topic that has
+            had no tick yet.
+        rejected: the names that were asked for in vain.
+    """
+
+    cursor: Cursor
+    data: list[Tick]
+    rejected: list[Rejected]
+
+
+class FeedInfo(Struct):
+    """One configured feed; counts are since the broker started.
+
+    Attributes:
+        name: as configured; the type, where it was given none.
+        type: which adapter it is.
+        venue: what its symbols begin with.
+        state: `stale` is connected and mute, `down` waits to be started again or is down for good,
+            `ended` has no more to give.
+        ticks: those that it brought.
+        refused: frames of the venue that map to no tick.
+        dropped: ticks that were lost because the adapter never waited for the broker.
+        restarts: how often it was started again after a failure.
+        last_error: the text of the last failure, null if there was none.
+        last_tick_age_s: how long ago its last ticks came, null if there were none yet.
+        since: when its state began.
+    """
+
+    name: str
+    type: str
+    venue: str
+    state: PageFeedState
+    ticks: Count
+    refused: Count
+    dropped: Count
+    restarts: Count
+    last_error: str | None
+    last_tick_age_s: Seconds | None
+    since: UtcTime
+
+
+class Feeds(Struct):
+    """Answer of `/v1/feeds`.
+
+    Attributes:
+        feeds: in the order of the configuration.
+    """
+
+    feeds: list[FeedInfo]
+
+
+class SessionCounts(Struct):
+    """Open sessions, by transport.
+
+    Attributes:
+        total: of all transports together.
+        ws: over `/v1/ws`.
+        sse: over `/v1/stream`, as server-sent events.
+        ndjson: over `/v1/stream`, as lines.
+    """
+
+    total: Count
+    ws: Count
+    sse: Count
+    ndjson: Count
+
+
+class TapeInfo(Struct):
+    """The history that resuming reads from.
+
+    Attributes:
+        offset: number of the newest tick of the whole tape; 0 before the first.
+        kept_ticks: how many the history holds now.
+        kept_bytes: what they take in memory.
+    """
+
+    offset: Count
+    kept_ticks: Count
+    kept_bytes: Count
+
+
+class QueueInfo(Struct):
+    """What waits for subscribers.
+
+    Attributes:
+        ticks: queued for all subscriptions together; those that a resuming one has yet to read included.
+    """
+
+    ticks: Count
+
+
+class Stats(Struct):
+    """Answer of `/v1/stats`; counts are since the broker started.
+
+    Attributes:
+        server: name and version.
+        epoch: of the tape; a cursor of another one can't be resumed.
+        uptime_s: how long the broker has been running.
+        sessions: those that are open now.
+        closed: sessions that have ended or were turned away, by the name of the reason.
+        ticks: those that came in.
+        deliveries: ticks handed to subscribers' sockets, each counted once for each subscriber.
+        ticks_per_s: rate of `ticks`.
+        deliveries_per_s: rate of `deliveries`.
+    """
+
+    server: str
+    epoch: str
+    uptime_s: Seconds
+    sessions: SessionCounts
+    closed: dict[str, Count]
+    ticks: Count
+    deliveries: Count
+    ticks_per_s: PerSecond
+    deliveries_per_s: PerSecond
+    tape: TapeInfo
+    queues: QueueInfo
+
+
+class Problem(Struct):
+    """An error (RFC 9457); further members depend on its code.
+
+    Attributes:
+        type: `about:blank`: `title` and `code` say it all.
+        title: what the status means.
+        status: of the HTTP response.
+        detail: names what was wrong, its value, and what would have been right; for people.
+        code: stable, for programs; the same as in `error` messages.
+    """
+
+    type: str
+    title: str
+    status: Annotated[int, Meta(ge=400, le=599)]
+    detail: str
+    code: str
+
+
+class NotReady(Problem):
+    """Answer of `/readyz` while the broker can't do its work: a problem that lists the reasons.
+
+    Attributes:
+        ready: always false.
+        reasons: for people, at least one.
+    """
+
+    ready: bool
+    reasons: Annotated[list[str], Meta(min_length=1)]
+
+
+class Ready(Struct):
+    """Answer of `/readyz` while a feed is live and the broker isn't draining.
+
+    Attributes:
+        ready: always true.
+        reasons: always empty.
+    """
+
+    ready: bool = True
+    reasons: Annotated[list[str], Meta(max_length=0)] = []
+
+
+class Health(Struct):
+    """Answer of `/healthz`: the process is alive and answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+def snapshot_page(cursor: str, ticks: Sequence[bytes], rejected: Sequence[Rejected]) -> bytes:
+    """Return a `SnapshotPage` as JSON, of ticks that the JSON codec has encoded."""
+    names = orjson.dumps([{"symbol": item.symbol, "code": item.code} for item in rejected])
+    return b'{"cursor":%b,"data":[%b],"rejected":%b}' % (orjson.dumps(cursor), b",".join(ticks), names)
+
+
+def utc_time(ns: int) -> str:
+    """Return nanoseconds of Unix time as RFC 3339, to the millisecond (rounded down)."""
+    at = datetime.fromtimestamp(ns // 1_000_000_000, UTC)
+    return f"{at:%Y-%m-%dT%H:%M:%S}.{ns // 1_000_000 % 1000:03d}Z"
