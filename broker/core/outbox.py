@@ -15,7 +15,7 @@ from itertools import islice
 
 from broker.core.codecs import Codec
 from broker.core.framing import Framing
-from broker.core.mailbox import Mailbox
+from broker.core.mailbox import Mailbox, Verdict
 from broker.core.messages import Gap, Message
 from broker.core.session import Session
 from broker.core.subscription import Subscription
@@ -24,6 +24,7 @@ from broker.core.tape import Entry
 WRITE_BYTES = 48 << 10
 #: Quotes and trades take some 130 bytes each; what is larger (books, states) is measured.
 WRITE_TICKS = 256
+WRITE_BOOKS = 32
 #: Gaps in one write; a stalled subscriber of everything has one for each symbol.
 WRITE_GAPS = 256
 
@@ -36,8 +37,10 @@ class Outbox:
         self._codec = codec
         self._framing = framing
         self._gaps: list[tuple[int, Gap]] = []
-        #: Ticks handed over, for statistics.
-        self.delivered = 0
+        #: Whether it is worth while to `take` again at once.
+        self.may_have_more = True
+        #: Set when a queue went over its limit and the contract says `evict`: then nothing more is taken.
+        self.evicted: Subscription | None = None
 
     def message(self, message: Message) -> bytes:
         """Return one message as a write of its own."""
@@ -62,25 +65,32 @@ class Outbox:
         subs = session.subscriptions.values()
         if len(subs) == 1 and not self._gaps:
             (sub,) = subs
-            mailbox = sub.mailbox
             # The common case, once per write: nothing but ticks, and not too many.
-            if sub.snapshot is None and sub.backlog is None and not mailbox.has_gaps:
-                if mailbox.delivery.max_age_ms is not None:
-                    mailbox.expire(now - mailbox.delivery.max_age_ms / 1000)
-                if len(mailbox) <= WRITE_TICKS and mailbox.bytes <= WRITE_BYTES and not mailbox.has_gaps:
-                    entries = mailbox.take()
+            if sub.snapshot is None and sub.backlog is None and sub.delivery.max_age_ms is None:
+                entries = sub.mailbox.take_fresh(WRITE_BOOKS if sub.ch == "book" else WRITE_TICKS)
+                if entries is not None:
+                    self.may_have_more = False
                     return self._update(entries, session.router.tape.offset) if entries else b""
+        self.may_have_more = True
         return self._take_in_order(now)
 
     def _update(self, entries: Sequence[Entry], position: int) -> bytes:
-        self.delivered += len(entries)
         cursor = self._session.router.tape.cursor(position)
         payload = self._codec.update(cursor, self._codec.ticks(entries))
         return self._framing.batch(self._framing.frame("update", payload, cursor))
 
+    def settle(self) -> Subscription | None:
+        """Keep every queue within its bounds; return the subscription whose contract calls for an eviction."""
+        for sub in self._session.subscriptions.values():
+            if sub.mailbox.settle() is Verdict.EVICT:
+                self.evicted = sub
+        return self.evicted
+
     def _take_in_order(self, now: float) -> bytes:
         session = self._session
         subs = list(session.subscriptions.values())
+        if self.settle():
+            return b""
         for sub in subs:
             age = sub.delivery.max_age_ms
             if age is not None:
@@ -152,7 +162,6 @@ class Outbox:
         if not ticks:
             return gaps
         mailbox.replayed(len(ticks))
-        self.delivered += len(ticks)
         cursor = self._session.router.tape.cursor(self._session.position())
         payload = self._codec.update(cursor, self._codec.repack([packed for _, packed in ticks]))
         return gaps + self._framing.batch(self._framing.frame("update", payload, cursor))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from broker.core.mailbox import Mailbox, Verdict
+from broker.core.mailbox import Mailbox
 from broker.core.tape import Tape
 from broker.core.ticks import Channel, Tick
 from broker.core.topics import Topic, Topics
@@ -21,25 +22,43 @@ class Router:
         self.topics = topics
         self.tape = tape
         self.deliveries = 0
+        #: All that may be attached to topics, in the order in which they came.
+        self.mailboxes: dict[Mailbox, None] = {}
 
-    def publish(self, ticks: Iterable[Tick], now: float) -> list[tuple[Verdict, Mailbox]]:
-        """Number a batch and offer it; return the verdicts that call for something to be done.
+    def publish(self, ticks: Iterable[Tick], now: float, touched: dict[Topic, None]) -> None:
+        """Number a batch, and hand it over to everybody who wants it.
+
+        This is where a tick is multiplied: one C call for each delivery, and nothing else.
 
         Args:
             ticks: in order; those of several topics together.
             now: seconds of the broker's clock.
+            touched: the topics that somebody got something of are added; their mailboxes have to be
+                settled or flushed before long (`touched_mailboxes`).
         """
-        todo = []
         deliveries = 0
         for entry in self.tape.append(ticks, now):
-            mailboxes = entry.topic.mailboxes
-            deliveries += len(mailboxes)
-            for mailbox in mailboxes:
-                verdict = mailbox.offer(entry)
-                if verdict:
-                    todo.append((verdict, mailbox))
+            topic = entry.topic
+            mailboxes = topic.mailboxes
+            if mailboxes:
+                deliveries += len(mailboxes)
+                touched[topic] = None
+                for put in mailboxes.values():
+                    put(entry)
         self.deliveries += deliveries
-        return todo
+
+    def touched_mailboxes(self, touched: dict[Topic, None]) -> list[Mailbox]:
+        """Return the mailboxes that have something in their inbox, in an order that can be repeated.
+
+        Noting each with each delivery would cost as much as the delivery; so they are looked up, by the
+        topics that were touched or, where those reach more mailboxes than there are, by looking at all.
+        """
+        if sum(len(topic.mailboxes) for topic in touched) < len(self.mailboxes):
+            found: dict[Mailbox, Any] = {}
+            for topic in touched:
+                found.update(topic.mailboxes)
+            return list(found)
+        return [mailbox for mailbox in self.mailboxes if mailbox.inbox]
 
     def gap(self, ch: Channel, sym: str) -> list[Mailbox]:
         """Tell a topic's subscribers that the venue's ticks were missed; return whom to flush."""
@@ -54,7 +73,7 @@ class Router:
     def attach(topic: Topic, mailbox: Mailbox) -> None:
         """Offer the topic's ticks to the mailbox from the next one on; harmless if it is attached."""
         if mailbox not in topic.mailboxes:
-            topic.mailboxes[mailbox] = None
+            topic.mailboxes[mailbox] = mailbox.inbox.append
             mailbox.topic_count += 1
 
     @staticmethod

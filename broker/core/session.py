@@ -243,7 +243,9 @@ class Session:
         )
 
     def _open(self, delivery: Delivery) -> Mailbox:
-        return open_mailbox(delivery, self.limits.delivery, owner=self.owner)
+        mailbox = open_mailbox(delivery, self.limits.delivery, owner=self.owner)
+        self.router.mailboxes[mailbox] = None
+        return mailbox
 
     def _check_room(self, symbols: int) -> None:
         limits = self.limits
@@ -364,6 +366,7 @@ class Session:
         delivery = negotiate(sub.ch, request.delivery, self.limits.delivery, sub.delivery)
         old, new = sub.mailbox, self._open(delivery)
         if refill(new, old) is Verdict.EVICT:
+            del self.router.mailboxes[new]
             raise RequestError(
                 "invalid_delivery",
                 f"delivery.queue: {delivery.queue} with overflow 'evict' would evict at once; "
@@ -373,7 +376,8 @@ class Session:
         for topic in sub.topics:
             if old in topic.mailboxes:
                 del topic.mailboxes[old]
-                topic.mailboxes[new] = None
+                topic.mailboxes[new] = new.inbox.append
+        del self.router.mailboxes[old]
         sub.mailbox, sub.delivery = new, delivery
         return messages.Ack(
             request.id, "modify", sub=sub.id, ch=sub.ch, symbols=sub.symbols, delivery=delivery
@@ -384,6 +388,7 @@ class Session:
         ledger = sub.ledger()
         topics = self.router.topics
         del self.subscriptions[sub.id]
+        del self.router.mailboxes[sub.mailbox]
         for symbol in sub.symbols:
             self._named.pop((sub.ch, symbol), None)
         for venue in sub.patterns:

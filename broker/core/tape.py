@@ -75,6 +75,7 @@ class Tape:
         self.kept_bytes = 0
         #: Ticks that an adapter filled with what no codec can carry; they are not on the tape.
         self.malformed = 0
+        self._cursor_offset, self._cursor = 0, f"{epoch}-0"
         self._order: deque[Topic] = deque()
         #: (when, offset behind its last tick) of each batch in the history, for the age.
         self._batches: deque[tuple[float, int]] = deque()
@@ -161,7 +162,12 @@ class Tape:
 
     def cursor(self, offset: int | None = None) -> str:
         """Return the cursor of an offset, of the newest one without."""
-        return f"{self.epoch}-{self.offset if offset is None else offset}"
+        if offset is None:
+            offset = self.offset
+        if offset != self._cursor_offset:
+            # One round of the fan-out sends the same cursor to everybody.
+            self._cursor_offset, self._cursor = offset, f"{self.epoch}-{offset}"
+        return self._cursor
 
     def parse_cursor(self, cursor: str) -> int | None:
         """Return a cursor's offset, or ``None`` for one that this tape did not give out."""

@@ -29,7 +29,8 @@ class Topic:
         book: levels, on ``book`` only.
         offsets, packed: the part of the tape's history that is this topic's, oldest first.
         forgotten: offset of the newest tick that has left the history, 0 if none has.
-        mailboxes: those who get the next tick; a dict for its order and its O(1) removal.
+        mailboxes: those who get the next tick, each with the call that hands it over; a dict for its order
+            and its O(1) removal.
     """
 
     __slots__ = (
@@ -61,7 +62,7 @@ class Topic:
         self.offsets: deque[int] = deque()
         self.packed: deque[bytes] = deque()
         self.forgotten = 0
-        self.mailboxes: dict[Mailbox, None] = {}
+        self.mailboxes: dict[Mailbox, Callable[[Entry], None]] = {}
         self.state = ""
         self.state_changes = 0
 

@@ -17,9 +17,9 @@ import structlog
 import trio
 
 from broker.core import errors
-from broker.core.mailbox import Mailbox, Verdict
 from broker.core.router import Router
 from broker.core.ticks import Channel, Tick
+from broker.core.topics import Topic
 from broker.runtime.subscriber import Subscriber
 
 log = structlog.get_logger()
@@ -43,37 +43,18 @@ class Fanout:
         self.router = router
         self.rounds = 0
         self._max_gap_s = max_gap_s
+        #: Topics of which somebody got something since the last round; ordered, so that a run can be repeated.
+        self._touched: dict[Topic, None] = {}
         self._due: list[Subscriber] = []
         self._delayed: list[tuple[float, int, Subscriber]] = []
         self._order = count()
         self._wake = trio.Event()
 
     def publish(self, ticks: Iterable[Tick]) -> None:
-        """Put a batch on the tape, and offer it to everybody who wants it. Never waits."""
-        now = trio.current_time()
-        for verdict, mailbox in self.router.publish(ticks, now):
-            subscriber: Subscriber = mailbox.owner  # type: ignore[assignment]  # set in Subscriber
-            if verdict is Verdict.EVICT:
-                self._evict(subscriber, mailbox)
-            elif mailbox.delivery.max_delay_ms:
-                due = now + mailbox.delivery.max_delay_ms / 1000
-                heapq.heappush(self._delayed, (due, next(self._order), subscriber))
-                self._wake.set()
-            else:
-                subscriber.wake()
-
-    def _evict(self, subscriber: Subscriber, mailbox: Mailbox) -> None:
-        if subscriber.ended is None:
-            log.warning(
-                "slow consumer evicted",
-                session=subscriber.session.id,
-                peer=subscriber.peer,
-                reason=errors.OVER_LIMIT.name,
-                queued=len(mailbox),
-                queued_bytes=mailbox.bytes,
-                limit=mailbox.delivery.queue,
-            )
-            subscriber.end(errors.OVER_LIMIT)
+        """Put a batch on the tape, and hand it over to everybody who wants it. Never waits."""
+        self.router.publish(ticks, trio.current_time(), self._touched)
+        if self._touched:
+            self._wake.set()
 
     def gap(self, ch: Channel, sym: str) -> None:
         """Tell a topic's subscribers that the venue's ticks were missed."""
@@ -95,7 +76,7 @@ class Fanout:
             await trio.sleep_until(start + min(self._max_gap_s, took * GAP_ROUNDS))
 
     async def _wait_until_due(self) -> None:
-        while not self._due:
+        while not self._due and not self._touched:
             deadline = self._delayed[0][0] if self._delayed else float("inf")
             if deadline > trio.current_time():
                 self._wake = trio.Event()
@@ -108,13 +89,30 @@ class Fanout:
         while self._delayed and self._delayed[0][0] <= now:
             heapq.heappop(self._delayed)[2].wake()
 
+    def _collect_touched(self, now: float) -> None:
+        """Turn touched mailboxes into subscribers to be flushed, now or when their contract says."""
+        mailboxes = self.router.touched_mailboxes(self._touched)
+        self._touched = {}
+        for mailbox in mailboxes:
+            subscriber: Subscriber = mailbox.owner  # type: ignore[assignment]  # set in Subscriber
+            if subscriber.is_scheduled:
+                continue
+            if mailbox.delivery.max_delay_ms and not subscriber.is_delayed:
+                subscriber.is_delayed = True
+                due = now + mailbox.delivery.max_delay_ms / 1000
+                heapq.heappush(self._delayed, (due, next(self._order), subscriber))
+            elif not mailbox.delivery.max_delay_ms:
+                subscriber.is_scheduled = True
+                self._due.append(subscriber)
+
     async def _round(self, now: float) -> None:
         self.rounds += 1
         self._collect_delayed()
+        self._collect_touched(now)
         due, self._due = self._due, []
         turn_ends = now + TURN_S
         for index, subscriber in enumerate(due):
-            subscriber.is_scheduled = False
+            subscriber.is_scheduled = subscriber.is_delayed = False
             try:
                 subscriber.flush(now)
             except Exception:

@@ -106,9 +106,7 @@ class Stream(trio.abc.HalfCloseableStream):
         return self._pending_bytes
 
     def offer(self, data: bytes) -> None:
-        if self._tls is not None:
-            data = self._encrypt(data)
-        self._offer_raw(data)
+        self._offer_raw(data if self._tls is None else self._encrypt(data))
 
     def _offer_raw(self, data: bytes) -> None:
         if self._is_dead or self._is_closed or not data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import trio
 
 from broker.core import errors
@@ -14,10 +15,13 @@ from broker.core.framing import Framing
 from broker.core.outbox import Outbox
 from broker.core.router import Router
 from broker.core.session import Session, SessionLimits
+from broker.core.subscription import Subscription
 from broker.runtime.stream import Wire
 
 if TYPE_CHECKING:
     from broker.runtime.fanout import Fanout
+
+log = structlog.get_logger()
 
 #: Writes for one subscriber before the others have their turn.
 WRITES_PER_TURN = 4
@@ -29,6 +33,7 @@ class Subscriber:
     Attributes:
         transport: how it is connected, for statistics.
         is_scheduled: whether the fan-out will flush it in its next round.
+        is_delayed: whether its contract lets it wait for a while, and it does.
         ended: why it ends, once it does; the first reason stays.
         last_heard: when the client last said anything, in seconds of Trio's clock.
     """
@@ -54,6 +59,7 @@ class Subscriber:
         self.peer = peer
         self.wire = wire
         self.is_scheduled = False
+        self.is_delayed = False
         self.ended: CloseReason | None = None
         self.scope = trio.CancelScope()
         self.connected_at = self.last_heard = self.last_heartbeat = self.last_sent = trio.current_time()
@@ -73,15 +79,35 @@ class Subscriber:
         wire = self.wire
         if self.ended is not None:
             return
+        outbox = self.outbox
         for _ in range(WRITES_PER_TURN):
             if wire.is_blocked:
-                return
-            data = self.outbox.take(now)
+                outbox.settle()
+                break
+            data = outbox.take(now)
             if not data:
-                return
+                break
             self.last_sent = now
             wire.offer(data)
-        self.wake()
+            if not outbox.may_have_more:
+                return
+        else:
+            self.wake()
+        if outbox.evicted is not None:
+            self._evict(outbox.evicted)
+
+    def _evict(self, sub: Subscription) -> None:
+        log.warning(
+            "slow consumer evicted",
+            session=self.session.id,
+            peer=self.peer,
+            reason=errors.OVER_LIMIT.name,
+            sub=sub.id,
+            queued=len(sub.mailbox),
+            queued_bytes=sub.mailbox.bytes,
+            limit=sub.delivery.queue,
+        )
+        self.end(errors.OVER_LIMIT)
 
     def say(self, message: Any) -> None:
         """Send one message ahead of all that is queued: an answer never waits behind data."""

@@ -194,7 +194,8 @@ class HttpStreamTransport:
                 await answer(stream, start)
                 return
             # One write: whoever waits for the headers has the first messages with them.
-            stream.offer(start + b"".join(map(subscriber.outbox.message, (welcome, *acks))))
+            message = subscriber.outbox.message
+            stream.offer(start + b"".join([message(welcome), *map(message, acks)]))
             subscriber.wake()
             with subscriber.scope:
                 while await stream.receive_some():

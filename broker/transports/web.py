@@ -96,7 +96,7 @@ class WebTransport:
     """Runs an ASGI application on connections that the front door hands over."""
 
     def __init__(self, app: App) -> None:
-        self._app = ASGIWrapper(_guarded(app))
+        self._app = ASGIWrapper(cast("Any", _guarded(app)))
         self._context = WorkerContext(None)
         self._http1 = _config(requests=1)
         self._http2 = _config(requests=H2_REQUESTS)

@@ -15,7 +15,7 @@ from contextlib import suppress
 import trio
 from wsproto.connection import Connection as WsConnection
 from wsproto.connection import ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 from wsproto.utilities import LocalProtocolError, generate_accept_token
 
 from broker.core import errors
@@ -126,6 +126,8 @@ class Peer:
         self._message_bytes = message_bytes
         self._parts: list[str | bytes] = []
         self._size = 0
+        #: Whether it ever answered a ping.
+        self.has_answered = False
 
     async def run(self, on_message: OnMessage, on_bytes: Callable[[], None]) -> CloseReason:
         """Read until the end; return why it came.
@@ -153,6 +155,8 @@ class Peer:
                 self._send(event.response())
                 # A client that pings and does not read would fill our queue: wait for it to read.
                 await self._stream.wait_send_all_might_not_block()
+            case Pong():
+                self.has_answered = True
             case CloseConnection():
                 # Also how wsproto says that what came is not valid: then the code is 1002 or 1007.
                 self._send(CloseConnection(event.code, None if event.reason is None else _cut(event.reason)))
@@ -254,15 +258,20 @@ class WebSocketTransport:
             await stream.wait_send_all_might_not_block()
 
     def _keep_alive(self, subscriber: Subscriber, peer: Peer, now: float) -> None:
+        """Ping a silent client, and give up one that used to answer pings and no longer does.
+
+        A client that never answered any is left to TCP: RFC 6455 obliges it to, but one that counts bytes
+        and reads them all does no harm.
+        """
         times = self._sessions.times
         stream = subscriber.wire
         assert isinstance(stream, Stream)
         silent = now - max(subscriber.last_heard, stream.last_progress)
-        if silent >= times.ping_interval_s + times.ping_timeout_s:
+        if peer.has_answered and silent >= times.ping_interval_s + times.ping_timeout_s:
             subscriber.end(errors.CLIENT_SILENT)
-        elif silent >= times.ping_interval_s and not stream.is_blocked:
+        elif silent >= times.ping_interval_s or not peer.has_answered:
             pinged = subscriber.ping_sent_at
-            if pinged is None or now - pinged >= times.ping_interval_s:
+            if not stream.is_blocked and (pinged is None or now - pinged >= times.ping_interval_s):
                 subscriber.ping_sent_at = now
                 peer.ping()
 

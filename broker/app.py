@@ -1,0 +1,220 @@
+"""The composition root: builds the broker from a configuration, and runs it in one nursery."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import random
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from broker import __version__
+from broker.config import Config
+from broker.core.delivery import DeliveryLimits
+from broker.core.errors import ConfigError
+from broker.core.router import Router
+from broker.core.session import SessionLimits
+from broker.core.tape import HistoryLimits, Tape
+from broker.core.topics import Topics
+from broker.runtime.fanout import Fanout
+from broker.runtime.ingest import Ingest
+from broker.runtime.sessions import Sessions, SessionTimes
+from broker.transports.door import Door, Handler
+from broker.transports.http_stream import HttpStreamTransport
+from broker.transports.rest import Rest
+from broker.transports.upstream import Upstream
+from broker.transports.web import WebTransport
+from broker.transports.websocket import WebSocketTransport
+from feeds import FEEDS
+
+log = structlog.get_logger()
+
+BACKLOG = 4096
+#: A peer that vanished without a word is forgotten within ten seconds; the kernel's part of that.
+VANISH_S = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Where the broker can be reached.
+
+    Attributes:
+        url: for people and clients, e.g. ``http://127.0.0.1:8765``.
+    """
+
+    url: str
+    host: str
+    port: int
+
+
+class Broker:
+    """Everything that one configuration makes; `run` brings it to life."""
+
+    def __init__(self, config: Config, *, time_ns: Callable[[], int] = time.time_ns) -> None:
+        """Build it; nothing is opened yet. Must be called under Trio, whose clock it uses."""
+        self.config = config
+        self.topics = Topics()
+        history = HistoryLimits(config.history.ticks, config.history.bytes, config.history.age_s)
+        # Time makes it new, chance makes it new when the clock is set back.
+        epoch = f"{time_ns() // 1_000_000_000:x}{secrets.token_hex(3)}"
+        self.tape = Tape(epoch, self.topics, history)
+        self.router = Router(self.topics, self.tape)
+        self.fanout = Fanout(self.router, max_gap_s=config.server.min_write_gap_ms / 1000)
+        self.ingest = Ingest(self.topics, self.fanout, upstream=Upstream(), time_ns=time_ns)
+        for options in config.feeds:
+            feed = FEEDS[options.type](options)
+            self.ingest.add(options.name or options.type, options.type, feed, random.Random())
+        self.sessions = Sessions(
+            self.fanout,
+            most=config.limits.sessions,
+            most_per_address=config.limits.sessions_per_address,
+            limits=_session_limits(config),
+            times=SessionTimes(
+                heartbeat_s=config.server.heartbeat_s,
+                ping_interval_s=config.server.ping_interval_s,
+                ping_timeout_s=config.server.ping_timeout_s,
+            ),
+            server=f"tapecast/{__version__}",
+            time_ns=time_ns,
+        )
+        self.websocket = WebSocketTransport(self.sessions, time_ns=time_ns)
+        self.http_stream = HttpStreamTransport(self.sessions, time_ns=time_ns, rng=random.Random())
+        self.rest = Rest(self.router, self.ingest, self.sessions)
+        self.web = WebTransport(self.rest.app)
+
+    def door(self, listeners: list[socket.socket], tls: ssl.SSLContext | None) -> Door:
+        """Return the front door of the broker's transports."""
+        routes: dict[str, Handler] = {"/v1/ws": self.websocket.serve, "/v1/stream": self.http_stream.serve}
+        if self.config.debug.echo:
+            routes["/debug/echo"] = self.websocket.echo
+        return Door(
+            listeners,
+            routes=routes,
+            pages=self.web.serve,
+            http2=self.web.serve_http2,
+            tls=tls,
+            handshake_timeout_s=self.config.server.handshake_timeout_s,
+            write_deadline_s=self.config.slow_consumer.write_deadline_s,
+            vanish_s=VANISH_S,
+        )
+
+    async def run(self, door: Door, stop: trio.Event) -> None:
+        """Run until ``stop``, then drain for at most `[server] drain_s` and return."""
+        async with trio.open_nursery() as connections, trio.open_nursery() as workers:
+            workers.start_soon(self.ingest.run)
+            workers.start_soon(self.fanout.run)
+            workers.start_soon(self.sessions.look_after)
+            workers.start_soon(self.rest.measure)
+            workers.start_soon(door.serve, connections)
+            await stop.wait()
+            self.sessions.drain()
+            with trio.move_on_after(self.config.server.drain_s):
+                while door.open:
+                    await trio.sleep(0.02)
+            connections.cancel_scope.cancel()
+            workers.cancel_scope.cancel()
+
+
+async def serve(
+    config: Config,
+    *,
+    stop: trio.Event,
+    task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a broker until ``stop`` is set.
+
+    Raises:
+        ConfigError: the certificate or the key can't be used.
+        OSError: it can't listen on the host and port; the text names both.
+    """
+    tls = _tls_context(config)
+    listeners = await _listen(config.server.host, config.server.port)
+    try:
+        broker = Broker(config)
+        door = broker.door(listeners, tls)
+        _tune_collector()
+        port = listeners[0].getsockname()[1]
+        serving = Serving(_url(config.server.host, port, tls is not None), config.server.host, port)
+        log.info("listening", url=serving.url, feeds=[runner.name for runner in broker.ingest.feeds])
+        task_status.started(serving)
+        await broker.run(door, stop)
+        log.info("stopped", sessions=len(broker.sessions))
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def _session_limits(config: Config) -> SessionLimits:
+    limits = config.limits
+    return SessionLimits(
+        subscriptions=limits.subscriptions,
+        symbols=limits.symbols,
+        message_bytes=limits.message_bytes,
+        requests_per_minute=limits.requests_per_minute,
+        delivery=DeliveryLimits(limits.queue_ticks, limits.queue_bytes),
+    )
+
+
+def _tls_context(config: Config) -> ssl.SSLContext | None:
+    cert, key = config.server.tls_cert, config.server.tls_key
+    if not cert:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as exc:
+        raise ConfigError(
+            [f"[server] tls_cert = {str(cert)!r}, tls_key = {str(key)!r}: not a usable pair: {exc}"]
+        ) from None
+    return context
+
+
+async def _listen(host: str, port: int) -> list[socket.socket]:
+    """Return sockets that listen on every address of ``host``; all on one port, also if that is 0."""
+    listeners: list[socket.socket] = []
+    try:
+        infos = await trio.socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, kind, proto, _, address in dict.fromkeys(infos):
+            sock = socket.socket(family, kind, proto)
+            listeners.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((address[0], port or listeners[0].getsockname()[1], *address[2:]))
+            sock.listen(BACKLOG)
+            sock.setblocking(False)
+    except OSError as exc:
+        for sock in listeners:
+            sock.close()
+        text = "the port is in use" if exc.errno == errno.EADDRINUSE else exc.strerror or str(exc)
+        raise OSError(exc.errno, f"can't listen on {host or '*'} port {port}: {text}") from exc
+    return listeners
+
+
+def _url(host: str, port: int, is_tls: bool) -> str:
+    shown = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
+        host, f"[{host}]" if ":" in host else host
+    )
+    return f"{'https' if is_tls else 'http'}://{shown}:{port}"
+
+
+def _tune_collector() -> None:
+    """Keep the cyclic collector off the hot path: ticks hold no cycles and are not tracked by it.
+
+    At the default threshold it looks through all sessions thousands of times a minute, tens of
+    milliseconds each with 5000 of them.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)

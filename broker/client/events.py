@@ -1,0 +1,90 @@
+"""What a subscription yields, and what it counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from broker.core.delivery import Mode
+from broker.core.ticks import Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The present state of symbols: the newest tick of each, the whole book on ``book``.
+
+    Attributes:
+        ticks: not part of the flow: ``seq`` says where the updates go on from.
+        cursor: where a later subscription takes up behind this event.
+        is_complete: false for all parts of a large snapshot but the last.
+    """
+
+    ticks: list[Tick]
+    cursor: str | None
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Ticks as they happened, oldest first, those of one symbol without a repetition.
+
+    Attributes:
+        cursor: where a later subscription takes up behind this event.
+    """
+
+    ticks: list[Tick]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Ticks of one symbol that will not come.
+
+    Attributes:
+        sub: the broker's number of the subscription, as on the wire.
+        first, last: ``seq`` of the missing ticks, both inclusive; ``None`` where nobody knows.
+        reason: ``overflow``, ``cursor_too_old``, ``feed_reset`` or ``stale`` as the broker says (protocol,
+            section 2), or ``unexplained``: the client found a hole that the broker did not account for.
+    """
+
+    sub: int
+    ch: str
+    sym: str
+    first: int | None
+    last: int | None
+    reason: str
+
+    @property
+    def missing(self) -> int | None:
+        """How many ticks are missing; ``None`` if that is not known."""
+        return None if self.first is None or self.last is None else self.last - self.first + 1
+
+
+Event: TypeAlias = Snapshot | Update | Gap
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionStatistics:
+    """The client's own account of one subscription, over all connections; all in ticks but ``gaps``.
+
+    Attributes:
+        mode: in force; ``None`` before the first answer.
+        ticks: received in updates, without repetitions.
+        snapshots: received in snapshots.
+        conflated: jumps in ``seq`` in mode ``latest``: the broker merged those into later ones.
+        gaps: how often something was missing.
+        missing: what those gaps add up to, where that is known.
+        unexplained: jumps in ``seq`` in mode ``every`` that no gap accounts for. More than 0 is a fault.
+        duplicates: came again after a reconnect, and were not handed on.
+        buffered: received and not yet taken by the application.
+    """
+
+    mode: Mode | None = None
+    ticks: int = 0
+    snapshots: int = 0
+    conflated: int = 0
+    gaps: int = 0
+    missing: int = 0
+    unexplained: int = 0
+    duplicates: int = 0
+    buffered: int = 0

@@ -1,0 +1,167 @@
+"""The OpenAPI 3.1 document: streams and pages.
+
+Source: https://spec.openapis.org/oas/v3.1.1.html. The schema of one message of a stream stands in
+``x-itemSchema``, which 3.2 calls ``itemSchema``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from msgspec import Struct
+
+from broker import __version__
+from broker.transports import pages
+from broker.transports.documents import examples
+from broker.transports.documents.descriptions import summary
+from broker.transports.documents.parameters import Parameter, stream_parameters, topic_parameters
+from broker.transports.documents.schemas import components, ref
+from broker.transports.http1 import problem_body
+from broker.transports.http_stream import FORMATS
+
+PROBLEM = "application/problem+json"
+
+_INFO = """\
+Live market data, fanned out: one feed in, any number of subscribers out, every tick accounted for.
+
+Version 1 of the protocol. The WebSocket at `/v1/ws` is described in `/asyncapi.json`. Clients ignore fields \
+that they don't know; the broker refuses parameters that it doesn't know, and names them."""
+
+_STREAM = """\
+As server-sent events, `event:` is the message's type, `id:` its cursor where it has one, and `data:` the \
+message in one line; a comment keeps an idle stream alive. As NDJSON each line is a message. There is no end \
+but the client's leaving, or a `closing`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A path that answers with one JSON object.
+
+    Attributes:
+        answer: ``None``: an object that is described elsewhere.
+    """
+
+    path: str
+    name: str
+    tag: str
+    summary: str
+    answer: type[Struct] | None
+    parameters: tuple[Parameter, ...] = ()
+
+
+def _pages() -> tuple[Page, ...]:
+    return (
+        Page("/v1/symbols", "symbols", "market data", "Instruments that can be subscribed to.", pages.Symbols),
+        Page(
+            "/v1/snapshot",
+            "snapshot",
+            "market data",
+            "The latest ticks, and the cursor to go on from.",
+            pages.SnapshotPage,
+            tuple(topic_parameters()),
+        ),
+        Page("/v1/feeds", "feeds", "operation", "Feeds and how they are.", pages.Feeds),
+        Page("/v1/stats", "stats", "operation", "Sessions, rates, tape and queues.", pages.Stats),
+        Page("/healthz", "healthz", "operation", "Whether the process is alive.", pages.Health),
+        Page("/readyz", "readyz", "operation", "Whether a feed is live and newcomers are let in.", pages.Ready),
+        Page("/openapi.json", "openapi", "documents", "This document.", None),
+        Page("/asyncapi.json", "asyncapi", "documents", "The messages, as an AsyncAPI document.", None),
+    )
+
+
+def openapi() -> dict[str, Any]:
+    """Return the OpenAPI document. A new one each time, for the caller to keep; a few milliseconds."""
+    known = _pages()
+    answers = [page.answer.__name__ for page in known if page.answer is not None]
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tapecast",
+            "version": __version__,
+            "description": _INFO,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [],
+        "tags": [
+            {"name": "market data", "description": "Ticks and instruments."},
+            {"name": "operation", "description": "How the broker is."},
+            {"name": "documents", "description": "What you are reading."},
+        ],
+        "paths": {"/v1/stream": {"get": _stream()}, **{page.path: {"get": _page(page)} for page in known}},
+        "components": {
+            "schemas": components([*answers, "ServerMessage", "Problem", "NotReady"]),
+            "responses": {"Problem": _problem("Anything else.")},
+        },
+    }
+
+
+def _page(page: Page) -> dict[str, Any]:
+    schema = ref(page.answer.__name__) if page.answer is not None else {"type": "object"}
+    text = summary(page.answer) if page.answer is not None else page.summary
+    responses = {"200": {"description": text, "content": {"application/json": {"schema": schema}}}}
+    if page.parameters:
+        responses["400"] = _bad_query()
+    if page.answer is pages.Ready:
+        responses["503"] = _problem(summary(pages.NotReady), schema="NotReady")
+    return {
+        "operationId": page.name,
+        "tags": [page.tag],
+        "summary": page.summary,
+        **({"parameters": list(page.parameters)} if page.parameters else {}),
+        "responses": {**responses, "default": {"$ref": "#/components/responses/Problem"}},
+    }
+
+
+def _stream() -> dict[str, Any]:
+    return {
+        "operationId": "stream",
+        "tags": ["market data"],
+        "summary": "Ticks as they come, until one side leaves.",
+        "description": _STREAM,
+        "parameters": stream_parameters(),
+        "responses": {
+            "200": {
+                "description": "A stream of messages, `welcome` and an `ack` for each channel first.",
+                "headers": {
+                    name: {"schema": {"type": "string", "const": value}}
+                    for name, value in (
+                        ("Cache-Control", "no-store, no-transform"),
+                        ("X-Accel-Buffering", "no"),
+                    )
+                },
+                "content": {media: _format(name) for name, media in FORMATS.items()},
+            },
+            "400": _bad_query(),
+            "406": _problem("`Accept` leaves neither format."),
+            "429": _problem("Too many sessions for this address."),
+            "503": {
+                **_problem("No room for another session, or the broker is going down."),
+                "headers": {
+                    "Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}
+                },
+            },
+            "default": {"$ref": "#/components/responses/Problem"},
+        },
+    }
+
+
+def _format(name: str) -> dict[str, Any]:
+    return {
+        "schema": {"type": "string"},
+        "x-itemSchema": ref("ServerMessage"),
+        "example": examples.stream(name),
+    }
+
+
+def _bad_query() -> dict[str, Any]:
+    answer = _problem("The query is refused; `detail` names the parameter and what would be right.")
+    detail = "ch: 'quotes' is not a channel; there are quote, trade, book, bar, status"
+    answer["content"][PROBLEM]["example"] = orjson.loads(problem_body(400, "unknown_channel", detail))
+    return answer
+
+
+def _problem(text: str, *, schema: str = "Problem") -> dict[str, Any]:
+    return {"description": text, "content": {PROBLEM: {"schema": ref(schema)}}}

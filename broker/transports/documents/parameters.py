@@ -1,0 +1,96 @@
+"""The query parameters of the HTTP side, for both documents."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from broker.core.delivery import DeliveryRequest
+from broker.transports.documents.descriptions import field_descriptions
+from broker.transports.documents.schemas import components
+from broker.transports.http_stream import FORMATS
+
+Parameter: TypeAlias = dict[str, Any]
+_LIST = {"style": "form", "explode": False}
+
+
+def _channels(channels: list[str]) -> Parameter:
+    return {
+        "name": "ch",
+        "in": "query",
+        "required": True,
+        "description": "Channels, separated by commas.",
+        "schema": {"type": "array", "items": {"type": "string", "enum": channels}, "minItems": 1},
+        "example": ["quote", "trade"],
+        **_LIST,
+    }
+
+
+def _symbols() -> Parameter:
+    return {
+        "name": "symbols",
+        "in": "query",
+        "required": True,
+        "description": "Symbols, `VENUE:*` or `*`, separated by commas.",
+        "schema": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        "example": ["SIM:ACME", "SIM:*"],
+        **_LIST,
+    }
+
+
+def topic_parameters() -> list[Parameter]:
+    """Return what chooses topics: ``ch`` and ``symbols``."""
+    return [_channels(components(["Channel"])["Channel"]["enum"]), _symbols()]
+
+
+def stream_parameters() -> list[Parameter]:
+    """Return the parameters of ``/v1/stream``, its header for resuming included."""
+    formats = {"type": "string", "enum": list(FORMATS)}
+    boolean = {"type": "boolean"}
+    return [
+        *topic_parameters(),
+        _query("format", formats, "Decides over `Accept`; `sse` where neither is given."),
+        _query("cursor", {"type": "string"}, "Resume behind it; decides over `Last-Event-ID`."),
+        _query("snapshot", boolean, "Begin with a snapshot; the default is true without a cursor, else false."),
+        *_delivery_parameters(),
+        {
+            "name": "Last-Event-ID",
+            "in": "header",
+            "description": "Resume behind this cursor, as a reconnecting `EventSource` does.",
+            "schema": {"type": "string"},
+        },
+    ]
+
+
+def query_schema() -> dict[str, Any]:
+    """Return the query of ``/v1/stream`` as one object, each value as it is before it is put in a URL."""
+    parameters = [parameter for parameter in stream_parameters() if parameter["in"] == "query"]
+    return {
+        "type": "object",
+        "properties": {
+            parameter["name"]: {"description": parameter["description"], **parameter["schema"]}
+            for parameter in parameters
+        },
+        "required": [parameter["name"] for parameter in parameters if parameter.get("required")],
+        "additionalProperties": False,
+    }
+
+
+def _query(name: str, schema: dict[str, Any], text: str) -> Parameter:
+    return {"name": name, "in": "query", "description": text, "schema": schema}
+
+
+def _delivery_parameters() -> list[Parameter]:
+    """Return a parameter for each field of the delivery contract."""
+    texts = field_descriptions(DeliveryRequest)
+    properties = components(["DeliveryRequest"])["DeliveryRequest"]["properties"]
+    return [
+        _query(name, _not_null(schema), texts.get(name, f"As `delivery.{name}` over a WebSocket."))
+        for name, schema in properties.items()
+    ]
+
+
+def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Leave out null, which a query says by leaving out the parameter."""
+    kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+    rest = {key: value for key, value in schema.items() if key not in ("anyOf", "description")}
+    return {**rest, **kinds[0]} if len(kinds) == 1 else rest
