@@ -75,7 +75,9 @@ class Outbox:
         return self._take_in_order(now)
 
     def _update(self, entries: Sequence[Entry], position: int) -> bytes:
-        cursor = self._session.router.tape.cursor(position)
+        router = self._session.router
+        router.delivered += len(entries)
+        cursor = router.tape.cursor(position)
         payload = self._codec.update(cursor, self._codec.ticks(entries))
         return self._framing.batch(self._framing.frame("update", payload, cursor))
 
@@ -162,6 +164,7 @@ class Outbox:
         if not ticks:
             return gaps
         mailbox.replayed(len(ticks))
+        self._session.router.delivered += len(ticks)
         cursor = self._session.router.tape.cursor(self._session.position())
         payload = self._codec.update(cursor, self._codec.repack([packed for _, packed in ticks]))
         return gaps + self._framing.batch(self._framing.frame("update", payload, cursor))

@@ -15,13 +15,14 @@ class Router:
     """Puts ticks on the tape and offers them to everybody who wants them.
 
     Attributes:
-        deliveries: ticks offered to mailboxes since the start.
+        offered: ticks handed to mailboxes since the start, each counted once for each of them.
+        delivered: those of them that were handed to a socket, and those that a resume replayed.
     """
 
     def __init__(self, topics: Topics, tape: Tape) -> None:
         self.topics = topics
         self.tape = tape
-        self.deliveries = 0
+        self.offered = self.delivered = 0
         #: All that may be attached to topics, in the order in which they came.
         self.mailboxes: dict[Mailbox, None] = {}
 
@@ -36,16 +37,16 @@ class Router:
             touched: the topics that somebody got something of are added; their mailboxes have to be
                 settled or flushed before long (`touched_mailboxes`).
         """
-        deliveries = 0
+        offered = 0
         for entry in self.tape.append(ticks, now):
             topic = entry.topic
             mailboxes = topic.mailboxes
             if mailboxes:
-                deliveries += len(mailboxes)
+                offered += len(mailboxes)
                 touched[topic] = None
                 for put in mailboxes.values():
                     put(entry)
-        self.deliveries += deliveries
+        self.offered += offered
 
     def touched_mailboxes(self, touched: dict[Topic, None]) -> list[Mailbox]:
         """Return the mailboxes that have something in their inbox, in an order that can be repeated.
