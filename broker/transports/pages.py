@@ -139,7 +139,7 @@ class QueueInfo(Struct):
     """What waits for subscribers.
 
     Attributes:
-        ticks: queued for all subscriptions together; those that a resuming one has yet to read included.
+        ticks: queued for all subscriptions together.
     """
 
     ticks: Count

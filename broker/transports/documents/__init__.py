@@ -7,25 +7,7 @@ No field is described here: names, types and bounds are those of the structs, te
 and ``#:`` comments. What stands here is what no type says: which path or message takes which type.
 """
 
-from __future__ import annotations
-
-from functools import cache
-
-import orjson
-
 from broker.transports.documents.asyncapi import asyncapi
 from broker.transports.documents.openapi import openapi
 
-__all__ = ["asyncapi", "asyncapi_json", "openapi", "openapi_json"]
-
-
-@cache
-def openapi_json() -> bytes:
-    """Return the OpenAPI document as JSON; made on the first call."""
-    return orjson.dumps(openapi())
-
-
-@cache
-def asyncapi_json() -> bytes:
-    """Return the AsyncAPI document as JSON; made on the first call."""
-    return orjson.dumps(asyncapi())
+__all__ = ["asyncapi", "openapi"]

@@ -56,7 +56,7 @@ NDJSON each line is a message. `openapi.json` has the request and its errors."""
 
 
 def asyncapi() -> dict[str, Any]:
-    """Return the AsyncAPI document. A new one each time, for the caller to keep; a few milliseconds."""
+    """Return the AsyncAPI document. A new one each time, for the caller to keep; costs 10 ms or so."""
     encoded = {kind: orjson.loads(message) for kind, message in examples.server_messages().items()}
     return {
         "asyncapi": "3.0.0",

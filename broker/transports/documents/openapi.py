@@ -41,6 +41,7 @@ class Page:
 
     Attributes:
         answer: ``None``: an object that is described elsewhere.
+        parameters: all that it knows, others are refused; ``None``: it looks at none.
     """
 
     path: str
@@ -48,31 +49,40 @@ class Page:
     tag: str
     summary: str
     answer: type[Struct] | None
-    parameters: tuple[Parameter, ...] = ()
+    parameters: tuple[Parameter, ...] | None = None
 
 
 def _pages() -> tuple[Page, ...]:
     return (
-        Page("/v1/symbols", "symbols", "market data", "Instruments that can be subscribed to.", pages.Symbols),
+        Page(
+            "/v1/symbols",
+            "symbols",
+            "market data",
+            "Instruments that can be subscribed to.",
+            pages.Symbols,
+            (),
+        ),
         Page(
             "/v1/snapshot",
             "snapshot",
             "market data",
             "The latest ticks, and the cursor to go on from.",
             pages.SnapshotPage,
-            tuple(topic_parameters()),
+            tuple(topic_parameters(required=False)),
         ),
-        Page("/v1/feeds", "feeds", "operation", "Feeds and how they are.", pages.Feeds),
-        Page("/v1/stats", "stats", "operation", "Sessions, rates, tape and queues.", pages.Stats),
+        Page("/v1/feeds", "feeds", "operation", "Feeds and how they are.", pages.Feeds, ()),
+        Page("/v1/stats", "stats", "operation", "Sessions, rates, tape and queues.", pages.Stats, ()),
         Page("/healthz", "healthz", "operation", "Whether the process is alive.", pages.Health),
-        Page("/readyz", "readyz", "operation", "Whether a feed is live and newcomers are let in.", pages.Ready),
+        Page(
+            "/readyz", "readyz", "operation", "Whether a feed is live and newcomers are let in.", pages.Ready
+        ),
         Page("/openapi.json", "openapi", "documents", "This document.", None),
         Page("/asyncapi.json", "asyncapi", "documents", "The messages, as an AsyncAPI document.", None),
     )
 
 
 def openapi() -> dict[str, Any]:
-    """Return the OpenAPI document. A new one each time, for the caller to keep; a few milliseconds."""
+    """Return the OpenAPI document. A new one each time, for the caller to keep; costs 10 ms or so."""
     known = _pages()
     answers = [page.answer.__name__ for page in known if page.answer is not None]
     return {
@@ -102,10 +112,10 @@ def _page(page: Page) -> dict[str, Any]:
     schema = ref(page.answer.__name__) if page.answer is not None else {"type": "object"}
     text = summary(page.answer) if page.answer is not None else page.summary
     responses = {"200": {"description": text, "content": {"application/json": {"schema": schema}}}}
-    if page.parameters:
+    if page.parameters is not None:
         responses["400"] = _bad_query()
     if page.answer is pages.Ready:
-        responses["503"] = _problem(summary(pages.NotReady), schema="NotReady")
+        responses["503"] = _retry_later(summary(pages.NotReady), schema="NotReady")
     return {
         "operationId": page.name,
         "tags": [page.tag],
@@ -137,12 +147,7 @@ def _stream() -> dict[str, Any]:
             "400": _bad_query(),
             "406": _problem("`Accept` leaves neither format."),
             "429": _problem("Too many sessions for this address."),
-            "503": {
-                **_problem("No room for another session, or the broker is going down."),
-                "headers": {
-                    "Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}
-                },
-            },
+            "503": _retry_later("No room for another session, or the broker is going down."),
             "default": {"$ref": "#/components/responses/Problem"},
         },
     }
@@ -165,3 +170,8 @@ def _bad_query() -> dict[str, Any]:
 
 def _problem(text: str, *, schema: str = "Problem") -> dict[str, Any]:
     return {"description": text, "content": {PROBLEM: {"schema": ref(schema)}}}
+
+
+def _retry_later(text: str, *, schema: str = "Problem") -> dict[str, Any]:
+    after = {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}
+    return {**_problem(text, schema=schema), "headers": {"Retry-After": after}}

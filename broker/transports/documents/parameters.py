@@ -5,41 +5,38 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from broker.core.delivery import DeliveryRequest
+from broker.core.ticks import CHANNELS
 from broker.transports.documents.descriptions import field_descriptions
 from broker.transports.documents.schemas import components
 from broker.transports.http_stream import FORMATS
 
 Parameter: TypeAlias = dict[str, Any]
-_LIST = {"style": "form", "explode": False}
 
 
-def _channels(channels: list[str]) -> Parameter:
+def topic_parameters(*, required: bool) -> list[Parameter]:
+    """Return what chooses topics: ``ch`` and ``symbols``; all of them where none is required."""
+    otherwise = "" if required else "; all, if left out"
+    channel = {"type": "string", "enum": list(CHANNELS)}
+    return [
+        _list("ch", channel, f"Channels, separated by commas{otherwise}.", ["quote", "trade"], required),
+        _list(
+            "symbols",
+            {"type": "string"},
+            f"Symbols, `VENUE:*` or `*`, separated by commas{otherwise}.",
+            ["SIM:ACME", "SIM:*"],
+            required,
+        ),
+    ]
+
+
+def _list(name: str, items: dict[str, Any], text: str, example: list[str], required: bool) -> Parameter:
     return {
-        "name": "ch",
-        "in": "query",
-        "required": True,
-        "description": "Channels, separated by commas.",
-        "schema": {"type": "array", "items": {"type": "string", "enum": channels}, "minItems": 1},
-        "example": ["quote", "trade"],
-        **_LIST,
+        **_query(name, {"type": "array", "items": items, "minItems": 1}, text),
+        "required": required,
+        "style": "form",
+        "explode": False,
+        "example": example,
     }
-
-
-def _symbols() -> Parameter:
-    return {
-        "name": "symbols",
-        "in": "query",
-        "required": True,
-        "description": "Symbols, `VENUE:*` or `*`, separated by commas.",
-        "schema": {"type": "array", "items": {"type": "string"}, "minItems": 1},
-        "example": ["SIM:ACME", "SIM:*"],
-        **_LIST,
-    }
-
-
-def topic_parameters() -> list[Parameter]:
-    """Return what chooses topics: ``ch`` and ``symbols``."""
-    return [_channels(components(["Channel"])["Channel"]["enum"]), _symbols()]
 
 
 def stream_parameters() -> list[Parameter]:
@@ -47,10 +44,12 @@ def stream_parameters() -> list[Parameter]:
     formats = {"type": "string", "enum": list(FORMATS)}
     boolean = {"type": "boolean"}
     return [
-        *topic_parameters(),
+        *topic_parameters(required=True),
         _query("format", formats, "Decides over `Accept`; `sse` where neither is given."),
         _query("cursor", {"type": "string"}, "Resume behind it; decides over `Last-Event-ID`."),
-        _query("snapshot", boolean, "Begin with a snapshot; the default is true without a cursor, else false."),
+        _query(
+            "snapshot", boolean, "Begin with a snapshot; the default is true without a cursor, else false."
+        ),
         *_delivery_parameters(),
         {
             "name": "Last-Event-ID",

@@ -24,7 +24,10 @@ TEMPLATE = "#/components/schemas/{name}"
 #: Types that are no structs and yet have a name that a reader should meet, and what it says there.
 ALIASES: dict[str, tuple[Any, str]] = {
     "Nanos": (ticks.Nanos, "Nanoseconds since the Unix epoch, UTC: text in JSON, an integer in MessagePack."),
-    "Decimal": (ticks.Decimals, "A decimal number as text, with the digits that the venue sent; never a float."),
+    "Decimal": (
+        ticks.Decimals,
+        "A decimal number as text, with the digits that the venue sent; never a float.",
+    ),
     "Level": (ticks.Level, "Price and size; size `0` removes the level."),
     "Symbol": (ticks.Symbol, "`VENUE:SYMBOL`, upper case."),
     "Cursor": (messages.Cursor, "Where to resume; opaque, and good for the whole session."),
@@ -36,7 +39,9 @@ ALIASES: dict[str, tuple[Any, str]] = {
 
 
 def _structs() -> dict[str, type[Struct]]:
-    found = [value for module in (ticks, delivery, mailbox, messages, pages) for value in vars(module).values()]
+    found = [
+        value for module in (ticks, delivery, mailbox, messages, pages) for value in vars(module).values()
+    ]
     return {kind.__name__: kind for kind in found if isinstance(kind, type) and issubclass(kind, Struct)}
 
 
@@ -60,15 +65,20 @@ def components(names: Iterable[str]) -> dict[str, Schema]:
     refs, structs = msgspec.json.schema_components(kinds.values(), ref_template=TEMPLATE)
     whole = {name: schema for name, schema in zip(kinds, refs, strict=True) if name in ALIASES}
     out = {name: _shared(schema, whole, skip=name) for name, schema in [*whole.items(), *structs.items()]}
-    for name, schema in out.items():
+    # What a reader of MessagePack meets in its place stands beside it.
+    out["Nanos"] |= {
+        "type": "string",
+        "pattern": r"^-?\d{1,20}$",
+        "examples": ["1751292187250000001"],
+        "x-messagepack": {"type": "integer"},
+    }
+    reached = {name: out[name] for name in sorted(_reachable(out, names))}
+    for name, schema in reached.items():
         if name in ALIASES:
             schema["description"] = ALIASES[name][1]
         else:
             _complete(schema, STRUCTS[name])
-    out["Nanos"] |= {"type": "string", "pattern": r"^-?\d{1,20}$", "examples": ["1751292187250000001"]}
-    # What a reader of MessagePack meets in its place.
-    out["Nanos"]["x-messagepack"] = {"type": "integer"}
-    return {name: out[name] for name in sorted(_reachable(out, names))}
+    return reached
 
 
 def references(node: Any) -> Iterator[str]:
