@@ -1,9 +1,9 @@
-"""What a subscription yields, and what it counts."""
+"""What a subscription yields, what it counts, and what its client counts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from broker.core.delivery import Mode
 from broker.core.ticks import Tick
@@ -88,3 +88,33 @@ class SubscriptionStatistics:
     unexplained: int = 0
     duplicates: int = 0
     buffered: int = 0
+
+
+State = Literal["connecting", "connected", "reconnecting", "closed"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStatistics:
+    """How the connection is.
+
+    Attributes:
+        session, server, epoch: as the broker said in its last welcome.
+        reconnects: connections after the first one.
+        attempts: failed ones since the last success.
+        messages: received, on all connections.
+        puzzles: messages that made no sense and were ignored. More than 0 is a fault.
+        strays: ticks of subscriptions that had ended meanwhile.
+        last_error: why the last connection was lost, or could not be made; empty if none ever was.
+    """
+
+    state: State
+    url: str
+    session: str
+    server: str
+    epoch: str
+    reconnects: int
+    attempts: int
+    messages: int
+    puzzles: int
+    strays: int
+    last_error: str

@@ -138,14 +138,15 @@ class ClientProtocol:
 
     def retry(self, state: SubscriptionState) -> None:
         """Ask again for a subscription that was refused, unless that is overtaken."""
-        if self._is_open and state in self._states and state.number is None:
-            if state not in self._pending.values():
-                self._send(state, state.request())
+        is_refused = state.number is None and state not in self._pending.values()
+        if self._is_open and state in self._states and is_refused:
+            self._send(state, state.request())
 
     def unsubscribe(self, state: SubscriptionState) -> bool:
         """End a subscription: nothing more occurs on it. Return whether an `Ended` is to come."""
-        if self._states.pop(state, self) is self:
+        if state not in self._states:
             return False
+        del self._states[state]
         state.is_ended = True
         for key in [key for key, (owner, _) in self._routes.items() if owner is state]:
             del self._routes[key]
@@ -345,7 +346,11 @@ class ClientProtocol:
         bounds = state.sequence(message.sym).gap(message.first, message.last)
         if bounds is None:
             return []
-        return [Occurred(state, state.count_gap(Gap(message.sub, message.ch, message.sym, *bounds, message.reason)))]
+        return [
+            Occurred(
+                state, state.count_gap(Gap(message.sub, message.ch, message.sym, *bounds, message.reason))
+            )
+        ]
 
     def _lost(self, state: SubscriptionState, sequence: Sequence, tick: Tick) -> Gap:
         """Say that the end of a symbol's last epoch is not known, where the broker has not said so."""
@@ -362,7 +367,9 @@ class ClientProtocol:
     def _route(self, ch: str, sym: str) -> tuple[SubscriptionState, Sequence] | None:
         """Find the owner of a topic, and remember it."""
         live = [s for _, s in sorted(self._by_number.items()) if s.ch == ch and not s.is_ended]
-        owner = next((s for s in live if s.names(sym)), None) or next((s for s in live if s.matches(sym)), None)
+        owner = next((s for s in live if s.names(sym)), None) or next(
+            (s for s in live if s.matches(sym)), None
+        )
         if owner is None:
             return None
         route = self._routes[ch, sym] = (owner, owner.sequence(sym))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence as Symbols
+from collections.abc import Mapping
+from collections.abc import Sequence as Symbols
 from typing import Any
 
 from broker.client.events import Gap, SubscriptionStatistics

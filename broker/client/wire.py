@@ -181,7 +181,7 @@ def parse_url(url: str) -> Target:
     if has_scheme and parts.scheme not in _SCHEMES:
         raise ValueError(f"{url!r}: the scheme {parts.scheme!r} is not one of {', '.join(_SCHEMES)}")
     if not host or any(c.isspace() for c in url):
-        raise ValueError(f"{url!r} is not a URL: right is ws://HOST:PORT/v1/ws, http://HOST:PORT or HOST:PORT")
+        raise ValueError(f"{url!r} is not a URL: right is ws://HOST:PORT/v1/ws or HOST:PORT")
     use_tls, default_port = _SCHEMES[parts.scheme] if has_scheme else (False, DEFAULT_PORT)
     path = parts.path if parts.path not in ("", "/") else DEFAULT_PATH
     resource = f"{path}?{parts.query}" if parts.query else path
