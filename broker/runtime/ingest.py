@@ -114,7 +114,7 @@ class FeedRunner:
         self._rng = rng
         self._on_state = on_state
         self._buffer: list[Tick | Missed] = []
-        self._alive = trio.Event()
+        self._life = trio.CancelScope()
 
     # ── what the feed sees (feeds.base.FeedContext) ──────────────────────────────────────────────
 
@@ -163,11 +163,12 @@ class FeedRunner:
             began = trio.current_time()
             try:
                 await self._run_once()
-            except FeedPermanentError as exc:
-                self._fail(exc)
-                self.log.error("feed is down for good", error=str(exc))
-                return
-            except Exception as exc:
+            except Exception as raised:
+                exc = _innermost(raised)
+                if isinstance(exc, FeedPermanentError):
+                    self._fail(exc)
+                    self.log.error("feed is down for good", error=str(exc))
+                    return
                 if trio.current_time() - began > STABLE_S:
                     attempt = 0
                 # Full jitter: a venue that comes back is not met by everybody at once.
@@ -183,22 +184,17 @@ class FeedRunner:
 
     async def _run_once(self) -> None:
         """One life of the feed; raises what ends it. A mute feed ends with a `FeedError`."""
-        stale_after_s = self.feed.stale_after_s
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
-            if stale_after_s is not None:
-                nursery.start_soon(self._watch, stale_after_s)
+        with trio.CancelScope() as self._life:
+            self._stay_alive()
             await self.feed.run(self)
             await self.flush()
-            nursery.cancel_scope.cancel()
-
-    async def _watch(self, stale_after_s: float) -> None:
-        while True:
-            self._alive = trio.Event()
-            with trio.move_on_after(stale_after_s):
-                await self._alive.wait()
-                continue
+        if self._life.cancelled_caught:
             self._move_to("stale")
-            raise FeedError(f"mute for {stale_after_s:g} s; connecting again")
+            raise FeedError(f"mute for {self.feed.stale_after_s:g} s; connecting again")
+
+    def _stay_alive(self) -> None:
+        if self.feed.stale_after_s is not None:
+            self._life.deadline = trio.current_time() + self.feed.stale_after_s
 
     def _report(self, exc: Exception, pause: float) -> None:
         first = str(exc) != self.last_error
@@ -230,7 +226,7 @@ class FeedRunner:
         """Note that a batch arrived: the feed is live."""
         self.ticks += ticks
         self.last_tick_at = now
-        self._alive.set()
+        self._stay_alive()
         self._move_to("live")
 
     def status(self, sym: str) -> Status:
@@ -239,6 +235,13 @@ class FeedRunner:
         text = self.last_error if self.state in ("down", "stale") else ""
         state = _SUBSCRIBER_STATE.get(self.state, self.state)
         return Status(sym=sym, ts=now, rts=now, state=state, text=text[:256])  # type: ignore[arg-type]
+
+
+def _innermost(exc: Exception) -> Exception:
+    """Return what a feed raised, out of the groups that its nurseries put around a single exception."""
+    while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
+        exc = exc.exceptions[0]
+    return exc
 
 
 class Ingest:
