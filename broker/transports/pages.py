@@ -30,7 +30,8 @@ class SymbolInfo(Struct):
     """An instrument that can be subscribed to.
 
     Attributes:
-        venue: the part of the symbol before the colon.
+        symbol: as it is subscribed to.
+        venue: the part of it before the colon.
         channels: those on which it has had a tick since the broker started.
     """
 
@@ -158,6 +159,8 @@ class Stats(Struct):
         deliveries: ticks handed to subscribers' sockets, each counted once for each subscriber.
         ticks_per_s: rate of `ticks`.
         deliveries_per_s: rate of `deliveries`.
+        tape: the history, as it is now.
+        queues: what waits now.
     """
 
     server: str
@@ -216,7 +219,11 @@ class Ready(Struct):
 
 
 class Health(Struct):
-    """Answer of `/healthz`: the process is alive and answers."""
+    """Answer of `/healthz`: the process is alive and answers.
+
+    Attributes:
+        status: there is no other.
+    """
 
     status: Literal["ok"] = "ok"
 

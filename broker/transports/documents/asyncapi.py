@@ -39,9 +39,9 @@ text in JSON, as described here, and integers in MessagePack; there is no other 
 At any moment, for each subscription: `offered = delivered + conflated + dropped + pending`."""
 
 _WEBSOCKET = """\
-Subprotocols {subprotocols}: the first that the client lists and the broker knows; JSON where none is listed, \
-HTTP 400 where only unknown ones are. Each request gets exactly one answer with its `id`. What can't be \
-understood at all gets an `error` with `id` null.
+Subprotocols {subprotocols}: the first that the client lists and the broker knows; JSON where none is \
+listed, HTTP 400 where only unknown ones are. Each request gets exactly one answer with its `id`. What can't \
+be understood at all gets an `error` with `id` null.
 
 Close codes:
 
@@ -50,9 +50,9 @@ Close codes:
 {close_codes}"""
 
 _STREAM = """\
-The same messages over HTTP/1.1, always as JSON, without requests: the query says what is subscribed to. As \
-server-sent events, `event:` is the message's type, `id:` its cursor where it has one, `data:` the message; as \
-NDJSON each line is a message. `openapi.json` has the request and its errors."""
+The same messages over HTTP/1.1, always as JSON, without requests: the query says what is subscribed to. \
+As server-sent events, `event:` is the message's type, `id:` its cursor where it has one, `data:` the \
+message; as NDJSON each line is a message. `/openapi.json` has the request and its errors."""
 
 
 def asyncapi() -> dict[str, Any]:
@@ -101,7 +101,7 @@ def asyncapi() -> dict[str, Any]:
 
 
 def _servers() -> dict[str, Any]:
-    # AsyncAPI knows no relative server as OpenAPI does, and the document is to be valid wherever it is served.
+    # AsyncAPI knows no relative server as OpenAPI does; the document must hold wherever it is served.
     host = {"default": "localhost:8765", "description": "where this document was read from"}
     return {
         name: {
