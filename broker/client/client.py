@@ -203,7 +203,7 @@ class Client:
                 self._note(lost)
                 if lost.is_permanent:
                     raise ClientClosed(lost.code, lost.reason)
-                log.warning("connection to %s lost: %s", self._target.url, lost.reason)
+                log.info("connection to %s lost: %s", self._target.url, lost.reason)
                 wait_s = self._backoff.next_delay(lost.retry_after_s)
         except ClientClosed as exc:
             self.end(exc)

@@ -7,6 +7,7 @@ ends by itself.
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -246,4 +247,5 @@ def _explain(exc: OSError) -> str:
     while isinstance(cause, BaseExceptionGroup) and cause.exceptions:
         cause = cause.exceptions[0]
     found = cause if isinstance(cause, OSError) else exc
-    return (found.strerror or str(found)).lower() if found.strerror else str(found)
+    # trio puts the address before the cause, and the URL is named elsewhere.
+    return os.strerror(found.errno).lower() if found.errno and found.errno > 0 else str(found)
