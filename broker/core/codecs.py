@@ -1,8 +1,7 @@
 """JSON and MessagePack: messages and ticks to bytes, and requests back; pinned by golden vectors.
 
 A tick is encoded once per codec and shared. Nanoseconds are integers in MessagePack and strings in JSON
-(`JSON.parse` would round them): they are put in quotes behind the encoder, which is three times cheaper
-than a second set of types.
+(`JSON.parse` would round them).
 """
 
 from __future__ import annotations
@@ -72,13 +71,14 @@ def quote_integer(raw: bytes, key: bytes) -> bytes:
 
 def tick_to_json(tick: Tick) -> bytes:
     """Return a tick as JSON, its nanoseconds as strings."""
-    raw = _json_encode(tick)
-    # `ts` and `rts` stand side by side behind the symbol; the field behind them is always there.
-    ts = raw.index(b',"ts":') + 6
-    rts = raw.index(b',"rts":', ts)
-    rest = raw.index(b",", rts + 7)
-    out = b'%b"%b","rts":"%b"%b' % (raw[:ts], raw[ts:rts], raw[rts + 7 : rest], raw[rest:])
-    return quote_integer(out, b'"start":') if type(tick) is Bar else out
+    ts, rts = tick.ts, tick.rts
+    # The encoder writes what is there, whatever the annotation says: twice as fast as mending its bytes.
+    tick.ts, tick.rts = str(ts), str(rts)  # type: ignore[assignment]
+    try:
+        raw = _json_encode(tick)
+    finally:
+        tick.ts, tick.rts = ts, rts
+    return quote_integer(raw, b'"start":') if type(tick) is Bar else raw
 
 
 class Json:

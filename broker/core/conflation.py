@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: The channels on which the newest tick says everything that the older ones said.
 REPLACEABLE: frozenset[Channel] = frozenset({"quote", "bar", "status"})
 
+#: The channels whose topic itself is the key.
+SINGLE: frozenset[Channel] = frozenset({"quote", "trade", "book"})
+
 
 def conflation_key(topic: Topic, tick: Tick) -> Hashable:
     """Return what two ticks share when the later one makes the earlier one worthless.

@@ -26,7 +26,19 @@ DEFAULT_QUEUE = 1000
 
 
 class DeliveryRequest(Struct, forbid_unknown_fields=True):
-    """What a subscriber asks for; what is left out is up to the channel, null is "none"."""
+    """What a subscriber asks for; what is left out is up to the channel, null is "none".
+
+    Attributes:
+        mode: `latest`: the newest tick of each symbol replaces the queued one; `every`: all ticks, in order.
+            The default is `latest` for quote, bar and status, else `every`.
+        max_rate: `latest` only: at most so many updates a second of each symbol.
+        max_delay_ms: how long a tick may be held to send more at once; 0, the default, sends at once and
+            still coalesces under load.
+        queue: `every` only: how many ticks may wait; 1000 by default.
+        overflow: `every` only, when the queue is full: `gap`, the default, drops the oldest and says which;
+            `degrade` turns to `latest` until drained, and says so; `evict` closes with 4408.
+        max_age_ms: a tick that has waited longer is not sent but counted and told.
+    """
 
     mode: Mode | UnsetType = UNSET
     max_rate: Annotated[float, Meta(ge=0.1, le=1000)] | None | UnsetType = UNSET
@@ -37,7 +49,16 @@ class DeliveryRequest(Struct, forbid_unknown_fields=True):
 
 
 class Delivery(Struct, frozen=True):
-    """The contract in force. ``queue`` (ticks) and ``overflow`` are null with ``latest``, which needs neither."""
+    """The contract in force. ``queue`` (ticks) and ``overflow`` are null with ``latest``, which needs neither.
+
+    Attributes:
+        mode: how ticks are queued.
+        max_rate: updates a second of each symbol; null: no limit.
+        max_delay_ms: how long a tick may be held.
+        queue: ticks that may wait.
+        overflow: what happens when the queue is full.
+        max_age_ms: how long a tick may wait; null: no limit.
+    """
 
     mode: Mode
     max_rate: float | None

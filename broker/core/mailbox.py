@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from enum import IntEnum
+from operator import attrgetter
 from typing import Literal
 
 from msgspec import Struct
@@ -26,6 +27,10 @@ from broker.core.topics import Topic
 GapReason = Literal["overflow", "cursor_too_old", "feed_reset", "stale"]
 
 
+_offset: Callable[[Entry], int] = attrgetter("offset")
+_packed: Callable[[Entry], bytes] = attrgetter("packed")
+
+
 class Verdict(IntEnum):
     """What the ticks that came mean for the subscriber."""
 
@@ -35,7 +40,16 @@ class Verdict(IntEnum):
 
 
 class LedgerEntry(Struct, frozen=True):
-    """The account of one subscription (protocol, section 5); all in ticks."""
+    """The account of one subscription (protocol, section 5); all in ticks.
+
+    Attributes:
+        sub: the number of the subscription.
+        offered: published on its symbols since its ack, those that a resume replays included.
+        delivered: handed to the socket.
+        conflated: merged into a later one.
+        dropped: named by a `gap`.
+        pending: queued.
+    """
 
     sub: int
     offered: int
@@ -212,6 +226,12 @@ class EveryMailbox(Mailbox):
         self.offered += len(came)
         verdict = Verdict.KEEP
         queue = self._queue
+        size = sum(map(len, map(_packed, came)))
+        if len(queue) + len(came) <= self._limit and self._bytes + size <= self._limit_bytes:
+            queue.extend(came)
+            self._bytes += size
+            self.peak = max(self.peak, len(queue))
+            return verdict
         for entry in came:
             size = len(entry.packed)
             # One tick may be larger than the bound: a queue that can't hold it could never deliver it.
@@ -356,10 +376,6 @@ class LatestMailbox(Mailbox):
         for entry in [entry for entry in self._queued.values() if entry.at < before]:
             del self._queued[entry.key]
             self._drop(entry.topic, entry.seq, entry.seq, "stale")
-
-
-def _offset(entry: Entry) -> int:
-    return entry.offset
 
 
 def open_mailbox(delivery: Delivery, limits: DeliveryLimits, owner: object = None) -> Mailbox:

@@ -26,7 +26,16 @@ class _Request(Struct, tag_field="op", forbid_unknown_fields=True, kw_only=True)
 
 
 class Subscribe(_Request, tag="subscribe"):
-    """Ask for the ticks of a channel's symbols."""
+    """Ask for the ticks of a channel's symbols.
+
+    Attributes:
+        ch: one of the channels: quote, trade, book, bar, status.
+        symbols: of one or more venues; at most one subscription of a session gets each symbol.
+        delivery: what is left out is up to the channel.
+        cursor: resume behind it; null for a fresh start.
+        snapshot: whether to begin with the latest ticks; true without a cursor and false with one, if left
+            out.
+    """
 
     ch: str
     symbols: Names
@@ -37,13 +46,22 @@ class Subscribe(_Request, tag="subscribe"):
 
 
 class Unsubscribe(_Request, tag="unsubscribe"):
-    """End a subscription; the ack carries its final ledger."""
+    """End a subscription; the ack carries its final ledger.
+
+    Attributes:
+        sub: as its ack gave it.
+    """
 
     sub: int
 
 
 class Modify(_Request, tag="modify"):
-    """Change the contract of a live subscription; what is left out stays as it is."""
+    """Change the contract of a live subscription; what is left out stays as it is.
+
+    Attributes:
+        sub: as its ack gave it.
+        delivery: what is to change.
+    """
 
     sub: int
     delivery: DeliveryRequest
@@ -58,7 +76,11 @@ class Ping(_Request, tag="ping"):
 
 
 class Auth(_Request, tag="auth"):
-    """Give a token that was not given in the handshake."""
+    """Give a token that was not given in the handshake.
+
+    Attributes:
+        token: as an operator gave it out.
+    """
 
     token: str
 
@@ -77,14 +99,28 @@ REQUESTS: dict[str, type[Request]] = {
 
 
 class Rejected(Struct):
-    """A symbol that was not accepted, and why."""
+    """A symbol that was not accepted, and why.
+
+    Attributes:
+        symbol: as it was asked for, at most 80 characters.
+        code: why.
+    """
 
     symbol: str
     code: Literal["invalid_symbol", "unknown_symbol", "unknown_venue", "already_subscribed"]
 
 
 class LimitsInfo(Struct):
-    """What a session may use."""
+    """What a session may use.
+
+    Attributes:
+        subscriptions: at a time.
+        symbols: of all subscriptions together; a pattern counts as one.
+        message_bytes: of one message to the broker.
+        requests_per_minute: more end the session.
+        queue_ticks: the most that `delivery.queue` can be.
+        queue_bytes: that may wait for one subscription.
+    """
 
     subscriptions: int
     symbols: int
@@ -95,7 +131,15 @@ class LimitsInfo(Struct):
 
 
 class Welcome(Struct, tag_field="type", tag="welcome"):
-    """The first message of a session."""
+    """The first message of a session.
+
+    Attributes:
+        session: its name in the broker's logs.
+        epoch: of the tape; new whenever the broker has started anew.
+        heartbeat_s: seconds between two heartbeats.
+        limits: what this session may use.
+        server: name and version.
+    """
 
     session: str
     epoch: str
@@ -105,7 +149,18 @@ class Welcome(Struct, tag_field="type", tag="welcome"):
 
 
 class Ack(Struct, tag_field="type", tag="ack"):
-    """A request was carried out; the further fields are those of the op."""
+    """A request was carried out; the further fields are those of the op.
+
+    Attributes:
+        op: that of the request.
+        sub: the number of the subscription.
+        ch: its channel.
+        symbols: those that were accepted, patterns as given.
+        rejected: those that were not.
+        delivery: the contract as it is in force.
+        cursor: where the subscription begins.
+        ledger: the final account of a subscription that has ended.
+    """
 
     id: RequestId
     op: str
@@ -119,7 +174,14 @@ class Ack(Struct, tag_field="type", tag="ack"):
 
 
 class Snapshot(Struct, tag_field="type", tag="snapshot", omit_defaults=True):
-    """The latest tick of each symbol (the whole book on `book`)."""
+    """The latest tick of each symbol (the whole book on `book`).
+
+    Attributes:
+        sub: whose it is.
+        cursor: what it is valid at.
+        data: one tick for each symbol, of a bar one for each interval.
+        more: whether further parts of it follow; absent in the last.
+    """
 
     sub: int
     cursor: Cursor
@@ -128,14 +190,28 @@ class Snapshot(Struct, tag_field="type", tag="snapshot", omit_defaults=True):
 
 
 class Update(Struct, tag_field="type", tag="update"):
-    """Ticks in order, those of several subscriptions together."""
+    """Ticks in order, those of several subscriptions together.
+
+    Attributes:
+        cursor: everything up to it has been sent.
+        data: those of one topic in the order of `seq`.
+    """
 
     cursor: Cursor
     data: list[Tick]
 
 
 class Gap(Struct, tag_field="type", tag="gap", rename={"first": "from", "last": "to"}):
-    """Ticks that will not come, both ends inclusive; what is not known is null."""
+    """Ticks that will not come, both ends inclusive; what is not known is null.
+
+    Attributes:
+        sub: whose ticks they are.
+        ch: their channel.
+        sym: their symbol.
+        first: `seq` of the first that is missing.
+        last: `seq` of the last that is missing.
+        reason: why they will not come.
+    """
 
     sub: int
     ch: Channel
@@ -146,7 +222,14 @@ class Gap(Struct, tag_field="type", tag="gap", rename={"first": "from", "last": 
 
 
 class Notice(Struct, tag_field="type", tag="notice"):
-    """The subscriber is too slow, or has recovered (sent from a later version on)."""
+    """The subscriber is too slow, or has recovered (sent from a later version on).
+
+    Attributes:
+        state: how the subscriber is, from now on.
+        sub: which queue it is about.
+        queued: ticks that wait.
+        limit: ticks that may wait.
+    """
 
     state: Literal["pressed", "degraded", "recovered"]
     sub: int
@@ -155,7 +238,13 @@ class Notice(Struct, tag_field="type", tag="notice"):
 
 
 class Heartbeat(Struct, tag_field="type", tag="heartbeat"):
-    """A sign of life, and the account at this very place of the stream."""
+    """A sign of life, and the account at this very place of the stream.
+
+    Attributes:
+        ts: the broker's time.
+        cursor: everything up to it has been sent.
+        ledger: of every subscription.
+    """
 
     ts: Nanos
     cursor: Cursor
@@ -163,7 +252,14 @@ class Heartbeat(Struct, tag_field="type", tag="heartbeat"):
 
 
 class SubscriptionInfo(Struct):
-    """One of a session's subscriptions."""
+    """One of a session's subscriptions.
+
+    Attributes:
+        sub: its number.
+        ch: its channel.
+        symbols: as accepted, patterns as given.
+        delivery: the contract in force.
+    """
 
     sub: int
     ch: Channel
@@ -172,7 +268,12 @@ class SubscriptionInfo(Struct):
 
 
 class Ledger(Struct, tag_field="type", tag="ledger"):
-    """Answer to `list`."""
+    """Answer to `list`.
+
+    Attributes:
+        subscriptions: in the order in which they were made.
+        ledger: of every subscription.
+    """
 
     id: RequestId
     subscriptions: list[SubscriptionInfo]
@@ -180,14 +281,25 @@ class Ledger(Struct, tag_field="type", tag="ledger"):
 
 
 class Pong(Struct, tag_field="type", tag="pong"):
-    """Answer to `ping`."""
+    """Answer to `ping`.
+
+    Attributes:
+        ts: the broker's time.
+    """
 
     id: RequestId
     ts: Nanos
 
 
 class Error(Struct, tag_field="type", tag="error"):
-    """A request was refused and has changed nothing. Codes are stable, texts are not."""
+    """A request was refused and has changed nothing. Codes are stable, texts are not.
+
+    Attributes:
+        id: that of the request; null for what can't be understood at all.
+        code: stable, for programs.
+        message: names the field, its value, and what would be right; for people.
+        retry: whether the same request may succeed later.
+    """
 
     id: RequestId | None
     code: str
@@ -196,7 +308,14 @@ class Error(Struct, tag_field="type", tag="error"):
 
 
 class Closing(Struct, tag_field="type", tag="closing"):
-    """The last message before the close; ``retry_after_ms`` null: do not come back."""
+    """The last message before the close; ``retry_after_ms`` null: do not come back.
+
+    Attributes:
+        code: the WebSocket close code that follows.
+        reason: for people.
+        retry_after_ms: when to come back; null: never.
+        ledger: the final account of every subscription.
+    """
 
     code: int
     reason: str

@@ -157,7 +157,7 @@ class Outbox:
         ticks = backlog.read(WRITE_TICKS, WRITE_BYTES)
         for topic in {*(topic for topic, _ in ticks), *(topic for topic, _, _ in lost)}:
             if topic not in backlog:
-                self._session.router.attach(topic, mailbox)
+                topic.attach(mailbox)
         if not backlog:
             sub.backlog = None
         gaps = self._take_gaps([sub])
@@ -182,9 +182,9 @@ def _cut(mailboxes: Sequence[Mailbox], upto: int | None) -> int | None:
         and sum(m.bytes for m in mailboxes) <= WRITE_BYTES
     ):
         return None
-    waiting = sorted(
-        (entry for mailbox in mailboxes for entry in islice(mailbox.peek(), WRITE_TICKS)), key=_offset
-    )
+    waiting = [entry for mailbox in mailboxes for entry in islice(mailbox.peek(), WRITE_TICKS)]
+    if len(mailboxes) > 1:
+        waiting.sort(key=_offset)
     size = 0
     for index, entry in enumerate(waiting[:WRITE_TICKS]):
         size += entry.size

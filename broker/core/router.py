@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from broker.core.mailbox import Mailbox
 from broker.core.tape import Tape
@@ -40,11 +39,13 @@ class Router:
         offered = 0
         for entry in self.tape.append(ticks, now):
             topic = entry.topic
-            mailboxes = topic.mailboxes
-            if mailboxes:
-                offered += len(mailboxes)
+            puts = topic.puts
+            if puts is None:
+                puts = topic.make_puts()
+            if puts:
+                offered += len(puts)
                 touched[topic] = None
-                for put in mailboxes.values():
+                for put in puts:
                     put(entry)
         self.offered += offered
 
@@ -55,7 +56,7 @@ class Router:
         topics that were touched or, where those reach more mailboxes than there are, by looking at all.
         """
         if sum(len(topic.mailboxes) for topic in touched) < len(self.mailboxes):
-            found: dict[Mailbox, Any] = {}
+            found: dict[Mailbox, None] = {}
             for topic in touched:
                 found.update(topic.mailboxes)
             return list(found)
@@ -69,17 +70,3 @@ class Router:
         for mailbox in topic.mailboxes:
             mailbox.note_gap(topic, None, None, "feed_reset")
         return list(topic.mailboxes)
-
-    @staticmethod
-    def attach(topic: Topic, mailbox: Mailbox) -> None:
-        """Offer the topic's ticks to the mailbox from the next one on; harmless if it is attached."""
-        if mailbox not in topic.mailboxes:
-            topic.mailboxes[mailbox] = mailbox.inbox.append
-            mailbox.topic_count += 1
-
-    @staticmethod
-    def detach(topic: Topic, mailbox: Mailbox) -> None:
-        """Offer no more of the topic's ticks to the mailbox; harmless if it was not attached."""
-        if mailbox in topic.mailboxes:
-            del topic.mailboxes[mailbox]
-            mailbox.topic_count -= 1

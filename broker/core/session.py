@@ -299,7 +299,7 @@ class Session:
     def _own(self, topic: Topic, sub: Subscription) -> None:
         previous = self._owner.get(topic)
         if previous is not None:
-            self.router.detach(topic, previous.mailbox)
+            topic.detach(previous.mailbox)
             previous.leave(topic)
         self._owner[topic] = sub
         sub.topics[topic] = None
@@ -310,7 +310,7 @@ class Session:
             if sub.ch == topic.ch and ("*" in sub.patterns or topic.venue in sub.patterns):
                 if topic not in self._owner:
                     self._own(topic, sub)
-                    self.router.attach(topic, sub.mailbox)
+                    topic.attach(sub.mailbox)
                 return
 
     def _start(self, sub: Subscription, cursor: str | None, snapshot: bool | None, now: float) -> str:
@@ -322,7 +322,7 @@ class Session:
         begin = tape.offset
         if cursor is None:
             for topic in sub.topics:
-                self.router.attach(topic, sub.mailbox)
+                topic.attach(sub.mailbox)
         else:
             known = tape.parse_cursor(cursor)
             begin = tape.offset if known is None else known
@@ -350,7 +350,7 @@ class Session:
                     first[topic] = start
                     continue
                 newest += _conflated(topic, start, now)
-            self.router.attach(topic, sub.mailbox)
+            topic.attach(sub.mailbox)
         for entry, conflated in sorted(newest, key=lambda pair: pair[0].offset):
             sub.mailbox.offered += conflated
             sub.mailbox.conflated += conflated
@@ -375,8 +375,8 @@ class Session:
             )
         for topic in sub.topics:
             if old in topic.mailboxes:
-                del topic.mailboxes[old]
-                topic.mailboxes[new] = new.inbox.append
+                topic.detach(old)
+                topic.attach(new)
         del self.router.mailboxes[old]
         sub.mailbox, sub.delivery = new, delivery
         return messages.Ack(
@@ -395,7 +395,7 @@ class Session:
             # Another subscription can't have the same pattern: it would have been rejected.
             topics.unwatch(sub.ch, venue, self)
         for topic in list(sub.topics):
-            self.router.detach(topic, sub.mailbox)
+            topic.detach(sub.mailbox)
             del self._owner[topic]
             self._adopt(topic)
             topics.discard_unused(topic)

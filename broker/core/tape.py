@@ -19,7 +19,7 @@ from itertools import islice
 
 import msgspec
 
-from broker.core.conflation import conflation_key
+from broker.core.conflation import SINGLE, conflation_key
 from broker.core.ticks import Bar, Book, Tick
 from broker.core.topics import Topic, Topics
 
@@ -93,10 +93,10 @@ class Tape:
             at: now, in seconds of the broker's clock; never earlier than the last call's.
         """
         entries = []
-        lookup = self.topics.on_channel
+        by_type = self.topics.by_type
         order, offset, kept = self._order, self.offset, self.kept_bytes
         for tick in ticks:
-            topic = lookup(tick.ch).get(tick.sym)
+            topic = by_type[type(tick)].get(tick.sym)
             if topic is None:
                 topic = self.topics.get(tick.ch, tick.sym)
             tick.seq = topic.seq + 1
@@ -114,8 +114,11 @@ class Tape:
             offset += 1
             topic.seq = tick.seq
             topic.offset = offset
-            entry = Entry(topic, conflation_key(topic, tick), tick.seq, offset, at, tick, packed)
-            if topic.book is None:
+            if topic.ch in SINGLE:
+                entry = Entry(topic, topic, tick.seq, offset, at, tick, packed)
+                topic.current[""] = entry
+            else:
+                entry = Entry(topic, conflation_key(topic, tick), tick.seq, offset, at, tick, packed)
                 topic.current[tick.interval if type(tick) is Bar else ""] = entry
             topic.offsets.append(offset)
             topic.packed.append(packed)

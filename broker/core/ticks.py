@@ -28,7 +28,17 @@ FeedState = Literal["live", "stale", "down", "halted"]
 
 
 class Quote(Struct, tag_field="ch", tag="quote", kw_only=True, gc=False):
-    """Best bid and offer; a missing side is ``None``."""
+    """Best bid and offer; a missing side is ``None``.
+
+    Attributes:
+        seq: +1 for each tick of this channel and symbol; the first of an epoch is 1.
+        ts: when it happened, at the venue.
+        rts: when the broker received it.
+        bid: best price bid.
+        bid_size: size at the best bid.
+        ask: best price asked.
+        ask_size: size at the best ask.
+    """
 
     ch: ClassVar[Channel] = "quote"
     sym: Symbol
@@ -42,7 +52,17 @@ class Quote(Struct, tag_field="ch", tag="quote", kw_only=True, gc=False):
 
 
 class Trade(Struct, tag_field="ch", tag="trade", kw_only=True, gc=False):
-    """One public execution; ``side`` is the aggressor's, ``None`` where the venue does not say."""
+    """One public execution; ``side`` is the aggressor's, ``None`` where the venue does not say.
+
+    Attributes:
+        seq: +1 for each tick of this channel and symbol; the first of an epoch is 1.
+        ts: when it happened, at the venue.
+        rts: when the broker received it.
+        price: of the last execution.
+        size: of all executions that it stands for.
+        side: the aggressor's.
+        id: the venue's.
+    """
 
     ch: ClassVar[Channel] = "trade"
     sym: Symbol
@@ -61,6 +81,14 @@ class Book(Struct, tag_field="ch", tag="book", kw_only=True, gc=False):
     """A whole book (``snapshot``) or the levels that changed (``delta``).
 
     ``bids`` and ``asks`` are ``(price, size)``, best first; size ``"0"`` removes the level.
+
+    Attributes:
+        seq: +1 for each tick of this channel and symbol; the first of an epoch is 1.
+        ts: when it happened, at the venue.
+        rts: when the broker received it.
+        kind: whether it replaces the book or changes it.
+        bids: highest first.
+        asks: lowest first.
     """
 
     ch: ClassVar[Channel] = "book"
@@ -74,7 +102,22 @@ class Book(Struct, tag_field="ch", tag="book", kw_only=True, gc=False):
 
 
 class Bar(Struct, tag_field="ch", tag="bar", kw_only=True, gc=False):
-    """Open, high, low, close and volume of the trades of one interval; ``count`` is their number."""
+    """Open, high, low, close and volume of the trades of one interval; ``count`` is their number.
+
+    Attributes:
+        seq: +1 for each tick of this channel and symbol; the first of an epoch is 1.
+        ts: when it happened, at the venue.
+        rts: when the broker received it.
+        interval: its length, e.g. `1s` or `1m`.
+        start: when it begins.
+        open: price of the first trade.
+        high: highest price.
+        low: lowest price.
+        close: price of the last trade so far.
+        volume: summed size.
+        count: how many trades.
+        final: whether it will not change any more.
+    """
 
     ch: ClassVar[Channel] = "bar"
     sym: Symbol
@@ -93,7 +136,15 @@ class Bar(Struct, tag_field="ch", tag="bar", kw_only=True, gc=False):
 
 
 class Status(Struct, tag_field="ch", tag="status", kw_only=True, gc=False):
-    """What the instrument's feed is doing."""
+    """What the instrument's feed is doing.
+
+    Attributes:
+        seq: +1 for each tick of this channel and symbol; the first of an epoch is 1.
+        ts: when it happened, at the venue.
+        rts: when the broker received it.
+        state: `live`, or mute (`stale`), disconnected (`down`), halted by the venue (`halted`).
+        text: for people; may be empty.
+    """
 
     ch: ClassVar[Channel] = "status"
     sym: Symbol
