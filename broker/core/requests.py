@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from broker.core.delivery import DeliveryRequest
+from broker.core.delivery import DeliveryRequest, Mode, Overflow
 from broker.core.errors import RequestError
 from broker.core.messages import REQUESTS, Request
 
 T = TypeVar("T")
+
+#: What msgspec does not say of a wrong choice.
+CHOICES: dict[str, tuple[str, ...]] = {"mode": get_args(Mode), "overflow": get_args(Overflow)}
 
 
 def request_id(fields: Any) -> int:
@@ -76,6 +79,12 @@ def _explain(text: str, fields: Any) -> RequestError:
         )
     if "missing required field" in what:
         return RequestError("invalid_request", f"{what.split('`')[1]}: is missing; {what}")
+    choices = CHOICES.get(names[-1]) if names else None
+    if choices is not None:
+        return RequestError(
+            "invalid_request",
+            f"{where}: {show(value)} is not one of {', '.join(choices)}{nearest(value, choices)}",
+        )
     return RequestError("invalid_request", f"{where}: {show(value)} is not right: {what}")
 
 

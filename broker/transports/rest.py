@@ -62,6 +62,8 @@ class Rest:
         self._sessions = sessions
         self._began = trio.current_time()
         self._rates = (0.0, 0.0)
+        # Made now, not while sessions wait: they take some 20 ms.
+        _openapi(), _asyncapi()
         handlers: dict[str, Callable[[Request], Response]] = {
             "/v1/symbols": self.symbols,
             "/v1/snapshot": self.snapshot,
