@@ -1,0 +1,74 @@
+"""The table of verbs, and the one door where exceptions become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from broker import __version__
+from broker.cli import exits
+from broker.cli.config import config_app
+from broker.cli.feed import feed_app
+from broker.cli.serve import demo, serve
+from broker.cli.watch import watch
+from broker.core.errors import ConfigError
+
+EPILOGUE = """\
+Exit codes: 0 fine, 1 failure, 2 wrong usage, 78 wrong configuration, 130 Ctrl-C.
+"""
+
+
+def build_app() -> App:
+    """Return the command line with all of its verbs."""
+    app = App(
+        name="tapecast",
+        version=f"tapecast {__version__}",
+        version_flags=["--version"],
+        help="A live market data fan-out broker: one feed in, any number of subscribers out.",
+        help_format="plaintext",
+        help_epilogue=EPILOGUE,
+        suppress_keyboard_interrupt=False,
+    )
+    app.command(demo)
+    app.command(serve)
+    app.command(watch)
+    app.command(config_app)
+    app.command(feed_app)
+    return app
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        code = build_app()(argv, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as exc:
+        exits.complain(f"{exc}\nTry 'tapecast --help'.")
+        return exits.USAGE
+    except BaseException as exc:
+        return _code_of(exits.innermost(exc))
+    return code if isinstance(code, int) else exits.OK
+
+
+def _code_of(exc: BaseException) -> int:
+    match exc:
+        case ConfigError(problems=problems):
+            exits.complain("\n  ".join(["the configuration can't be used:", *problems]))
+            return exits.CONFIGURATION
+        case KeyboardInterrupt():
+            return exits.INTERRUPTED
+        case BrokenPipeError():
+            # Whoever read our output has enough of it; without this Python complains once more at its exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return exits.OK
+        case OSError():
+            exits.complain(exc.strerror or str(exc))
+            return exits.FAILURE
+    raise exc
+
+
+def run() -> None:
+    """Run the command line of this process, and exit."""
+    sys.exit(main(sys.argv[1:]))

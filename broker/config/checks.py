@@ -1,0 +1,83 @@
+"""Checks of keys against each other, and of the files they name."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator
+
+from broker.config.problems import show
+from broker.config.sources import Key
+from broker.config.tree import Config
+
+Where = Callable[[Key], str]
+CERT, KEY = ("server", "tls_cert"), ("server", "tls_key")
+DEADLINE = ("slow_consumer", "write_deadline_s")
+PING_INTERVAL, PING_TIMEOUT = ("server", "ping_interval_s"), ("server", "ping_timeout_s")
+
+
+def cross_checks(config: Config, where: Where, bad: set[Key]) -> Iterator[str]:
+    """Yield a line for each mistake that only shows when keys are held together.
+
+    Args:
+        where: the origin of the value in force of a key.
+        bad: keys that have been refused already: what hangs on their value is not judged.
+    """
+    if not bad & {CERT, KEY}:
+        yield from _tls(config, where)
+    if not bad & {DEADLINE, PING_INTERVAL, PING_TIMEOUT}:
+        yield from _silence(config, where)
+
+
+def _tls(config: Config, where: Where) -> Iterator[str]:
+    cert, key = config.server.tls_cert, config.server.tls_key
+    if cert and not key:
+        yield f"{where(CERT)} = {show(cert)}: needs tls_key too"
+    if key and not cert:
+        yield f"{where(KEY)} = {show(key)}: needs tls_cert too"
+    unreadable = False
+    for path, origin in ((cert, CERT), (key, KEY)):
+        trouble = _unreadable(path)
+        if trouble:
+            unreadable = True
+            yield f"{where(origin)} = {show(path)}: must be a PEM file: {trouble}"
+    if cert and key and not unreadable:
+        yield from _pair(cert, key, where)
+
+
+def _unreadable(path: str) -> str | None:
+    if not path:
+        return None
+    try:
+        with open(path, "rb"):
+            return None
+    except (OSError, ValueError) as exc:
+        return str(getattr(exc, "strerror", None) or exc)
+
+
+def _pair(cert: str, key: str, where: Where) -> Iterator[str]:
+    def no_passphrase() -> str:
+        raise ValueError("the key has a passphrase, and nobody is there to enter it")
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, no_passphrase)
+    except ssl.SSLError as exc:
+        text = (exc.reason or str(exc)).lower().replace("_", " ")
+        yield (
+            f"{where(CERT)} = {show(cert)}, {where(KEY)} = {show(key)}: "
+            f"must be a certificate and its own key: {text}"
+        )
+    except (OSError, ValueError) as exc:
+        yield f"{where(KEY)} = {show(key)}: {exc}"
+
+
+def _silence(config: Config, where: Where) -> Iterator[str]:
+    # A client that stops reading stops answering too: were it given up as silent first, the write
+    # deadline would never evict anybody, and the reason given would be the wrong one.
+    deadline = config.slow_consumer.write_deadline_s
+    interval, timeout = config.server.ping_interval_s, config.server.ping_timeout_s
+    if deadline >= interval + timeout:
+        yield (
+            f"{where(DEADLINE)} = {show(deadline)}: must be less than ping_interval_s + ping_timeout_s = "
+            f"{interval:g} + {timeout:g} s ({where(PING_INTERVAL)}, {where(PING_TIMEOUT)}), "
+            "or clients are given up as silent first"
+        )

@@ -1,0 +1,105 @@
+"""Layers of values, put together into one `Config`; every mistake in any of them is reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from broker.config.checks import cross_checks
+from broker.config.feeds import default_feeds, read_feeds, same_names
+from broker.config.problems import nearest, show, wanted
+from broker.config.sources import CONFIG_VARIABLE, Key, Layer, from_env, from_file, from_flags
+from broker.config.tree import SECTIONS, Config
+from broker.core.errors import ConfigError
+from feeds.base import FeedOptions
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration and where each of its values comes from.
+
+    Attributes:
+        path: the file that was read, if one was named.
+        origins: by (section, key): only those that are not the default.
+        feeds_origin: the same for the list of feeds.
+    """
+
+    config: Config
+    path: Path | None
+    origins: Mapping[Key, str]
+    feeds_origin: str
+
+
+def load_config(path: Path | None, env: Mapping[str, str], flags: Mapping[str, object]) -> Config:
+    """Return the configuration in force; see `load`."""
+    return load(path, env, flags).config
+
+
+def load(path: Path | None, env: Mapping[str, str], flags: Mapping[str, object]) -> Loaded:
+    """Put together what flags, environment, file and defaults say, in this order of precedence.
+
+    Args:
+        path: the file; ``None``: the one that ``TAPECAST_CONFIG`` names, or none.
+        env: the environment.
+        flags: by ``section.key``; ``None`` is a flag that was not given.
+
+    Raises:
+        ConfigError: lists all mistakes of all layers, those that a higher layer hides included.
+    """
+    if path is None and env.get(CONFIG_VARIABLE):
+        path = Path(env[CONFIG_VARIABLE])
+    layers = [from_file(path)] if path is not None else []
+    layers += [from_env(env), from_flags(flags)]
+    problems: list[str] = []
+    bad: set[Key] = set()
+    values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    origins: dict[Key, str] = {}
+    feeds: Sequence[FeedOptions] = ()
+    feeds_origin = DEFAULT
+    for layer in layers:
+        refused = _refused(layer)
+        problems += [*layer.problems, *refused.values()]
+        bad |= refused.keys()
+        for (section, key), value in layer.values.items():
+            if (section, key) not in refused:
+                values[section][key] = value
+                origins[section, key] = layer.where((section, key))
+        if layer.feeds is not None:
+            good, mistakes = read_feeds(layer.feeds, layer.feeds_where)
+            problems += [*mistakes, *same_names(good, layer.feeds_where)]
+            feeds, feeds_origin = [options for _, options in good], layer.feeds_where
+    sections: dict[str, Any] = {name: model(**values[name]) for name, model in SECTIONS.items()}
+    config = Config(**sections, feeds=tuple(feeds) if feeds_origin != DEFAULT else default_feeds())
+    problems += cross_checks(config, lambda key: origins.get(key) or f"[{key[0]}] {key[1]}", bad)
+    if problems:
+        raise ConfigError(problems)
+    return Loaded(config, path, origins, feeds_origin)
+
+
+def _refused(layer: Layer) -> dict[Key, str]:
+    """Return a line for each value of the layer that its key does not take."""
+    refused: dict[Key, str] = {}
+    for (section, key), value in layer.values.items():
+        model = SECTIONS[section]
+        try:
+            model.model_validate({key: value})
+        except ValidationError as exc:
+            error = exc.errors(include_url=False)[0]
+            if error["type"] == "value_error":
+                text = str(error["ctx"]["error"])
+            else:
+                text = wanted(model.model_fields[key]) + _hint(model.model_fields[key].annotation, value)
+            refused[section, key] = f"{layer.where((section, key))} = {show(value)}: {text}"
+    return refused
+
+
+def _hint(annotation: Any, value: object) -> str:
+    choices = getattr(annotation, "__args__", ())
+    guess = nearest(value, choices) if choices and isinstance(value, str) else None
+    return f'; did you mean "{guess}"?' if guess else ""

@@ -1,0 +1,85 @@
+"""The commented default configuration, ``config.toml``, written from the keys themselves."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from broker.config.problems import show
+from broker.config.tree import SECTIONS, Section
+
+HEAD = """\
+# Tapecast: every key, with its default. Copy what you change; what is left out keeps its default.
+#
+#   tapecast config check --config config.toml    reports all mistakes at once
+#   tapecast serve --config config.toml           runs it; without --config no file is read
+#   tapecast config default > config.toml         writes this file
+#
+# Flags win over environment variables, these over the file, and the file over the defaults. Each key is
+# also a variable, TAPECAST_SECTION__KEY, e.g. TAPECAST_SERVER__PORT=9000; the feeds are TAPECAST_FEEDS, a
+# list in JSON; TAPECAST_CONFIG names the file. The unit is the end of a key's name: _s seconds, _ms
+# milliseconds. Paths are relative to the directory that the broker is started in.
+"""
+
+FEEDS = """\
+# What brings ticks in: one table for each feed; `type` says which. `tapecast feed list` names them all.
+# A feed goes by its `name` in logs and on /v1/feeds; by its type, if it has none; no two have the same.
+# If the file has no table at all, the simulated market below is in force.
+
+[[feeds]]
+type = "simulated"
+name = ""
+# The part before the colon of its symbols, as in SIM:ACME.
+venue = "SIM"
+# How many names, or which: ["ACME", "GLOBEX"].
+symbols = 20
+# On average, all symbols and channels together; 1 to 100000.
+ticks_per_second = 1000
+channels = ["quote", "trade", "book"]
+# The same seed makes the same market.
+seed = 1
+
+# [[feeds]]
+# type = "replay"
+# # A recording: a file, a folder or a pattern, plain or .gz.
+# path = "recordings/coinbase.gz"
+# # coinbase, binance, or auto: looks at the frames.
+# format = "auto"
+# # As recorded is 1; 10 is ten times as fast; "max" does not wait at all.
+# speed = 1
+# # Begin again at its end.
+# loop = false
+
+# [[feeds]]
+# type = "coinbase"
+# symbols = ["BTC-USD", "ETH-USD"]
+# channels = ["quote", "trade", "book"]
+# url = "wss://ws-feed.exchange.coinbase.com"
+
+# [[feeds]]
+# type = "binance"
+# symbols = ["BTC-USDT", "ETH-USDT"]
+# channels = ["quote", "trade", "book"]
+# url = "wss://stream.binance.com:9443"
+# rest_url = "https://api.binance.com"
+"""
+
+_WIDTH = 110
+
+
+def default_toml() -> str:
+    """Return the text of ``config.toml``: every key, its meaning and its default."""
+    sections = ["\n".join(_section(name, model)) + "\n" for name, model in SECTIONS.items()]
+    return "\n".join([HEAD, *sections, FEEDS])
+
+
+def _section(name: str, model: type[Section]) -> Iterator[str]:
+    yield from _comment(model.__doc__ or "")
+    yield f"[{name}]"
+    for key, field in model.model_fields.items():
+        yield from _comment(field.description or "")
+        yield f"{key} = {show(field.default)}"
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(" ".join(text.split()), _WIDTH, initial_indent="# ", subsequent_indent="# ")
