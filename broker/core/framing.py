@@ -41,8 +41,17 @@ class WebSocketFraming:
 
     def __init__(self, *, is_binary: bool) -> None:
         self._first = bytes((_BINARY if is_binary else _TEXT,))
+        self._last: tuple[bytes, bytes] = (b"", b"")
 
     def frame(self, kind: str, payload: bytes, cursor: str = "") -> bytes:
+        last_payload, framed = self._last
+        if payload is not last_payload:
+            framed = self._frame(payload)
+            # Codecs hand the same object to all who want the same: then the frame is the same as well.
+            self._last = payload, framed
+        return framed
+
+    def _frame(self, payload: bytes) -> bytes:
         length = len(payload)
         if length < 126:
             return b"%b%c%b" % (self._first, length, payload)
@@ -96,12 +105,17 @@ class NdjsonFraming:
         return self._wrap(framed)
 
 
+#: Stateless but for what they remember, so shared by all sessions of a kind.
+WEBSOCKET_TEXT = WebSocketFraming(is_binary=False)
+WEBSOCKET_BINARY = WebSocketFraming(is_binary=True)
+
 #: Ends a chunked body.
 LAST_CHUNK = b"0\r\n\r\n"
 
 
 def _chunk(framed: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(framed), framed)
+    # A chunk of length 0 would end the body.
+    return b"%x\r\n%b\r\n" % (len(framed), framed) if framed else b""
 
 
 def _plain(framed: bytes) -> bytes:

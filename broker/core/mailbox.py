@@ -75,6 +75,7 @@ class Mailbox(ABC):
         inbox: ticks handed over and not looked at yet; the same list for the mailbox's whole life.
         offered, conflated, dropped, delivered: ticks, since the subscription began, the inbox left out.
         peak: the most ticks that were ever queued.
+        verdict: EVICT once the contract has called for it, whoever it was that settled then.
     """
 
     __slots__ = (
@@ -90,6 +91,7 @@ class Mailbox(ABC):
         "owner",
         "peak",
         "topic_count",
+        "verdict",
     )
 
     def __init__(self, delivery: Delivery, limits: DeliveryLimits, owner: object = None) -> None:
@@ -101,6 +103,7 @@ class Mailbox(ABC):
         self.offered = self.delivered = self.conflated = self.dropped = 0
         self.peak = 0
         self.topic_count = 0
+        self.verdict = Verdict.KEEP
         self._gaps: list[Missing] = []
         self._last_gap: dict[Topic, Missing] = {}
 
@@ -169,8 +172,11 @@ class Mailbox(ABC):
 
     def note_gap(self, topic: Topic, first: int | None, last: int | None, reason: GapReason) -> None:
         """Remember to tell of ticks that are outside the account: nobody knows them any more."""
-        self._gaps.append(Missing(topic, first, last, reason))
-        self._last_gap.pop(topic, None)
+        gap = Missing(topic, first, last, reason)
+        # A feed that fails over and over says the same each time; a stalled reader is told once.
+        if self._last_gap.get(topic) != gap:
+            self._last_gap[topic] = gap
+            self._gaps.append(gap)
 
     @property
     def has_gaps(self) -> bool:
@@ -220,18 +226,17 @@ class EveryMailbox(Mailbox):
         With ``evict`` it is the newest that the queue does not take: it stays as it was until the close.
         """
         if not self.inbox:
-            return Verdict.KEEP
+            return self.verdict
         came = self.inbox[:]
         self.inbox.clear()
         self.offered += len(came)
-        verdict = Verdict.KEEP
         queue = self._queue
         size = sum(map(len, map(_packed, came)))
         if len(queue) + len(came) <= self._limit and self._bytes + size <= self._limit_bytes:
             queue.extend(came)
             self._bytes += size
             self.peak = max(self.peak, len(queue))
-            return verdict
+            return self.verdict
         for entry in came:
             size = len(entry.packed)
             # One tick may be larger than the bound: a queue that can't hold it could never deliver it.
@@ -244,9 +249,9 @@ class EveryMailbox(Mailbox):
                 self._bytes += size
                 continue
             self._drop(entry.topic, entry.seq, entry.seq, "overflow")
-            verdict = Verdict.EVICT
+            self.verdict = Verdict.EVICT
         self.peak = max(self.peak, len(queue))
-        return verdict
+        return self.verdict
 
     def _drop_oldest(self, reason: GapReason) -> None:
         entry = self._queue.popleft()
@@ -317,7 +322,7 @@ class LatestMailbox(Mailbox):
     def settle(self) -> Verdict:
         """Queue the inbox, each tick behind all others; those that it replaces count as conflated."""
         if not self.inbox:
-            return Verdict.KEEP
+            return self.verdict
         came = self.inbox[:]
         self.inbox.clear()
         queued = self._queued
@@ -331,8 +336,8 @@ class LatestMailbox(Mailbox):
         self.conflated += before + len(came) - depth
         self.peak = max(self.peak, depth)
         if depth > self.limits.queue_ticks + 2 * self.topic_count:
-            return Verdict.EVICT
-        return Verdict.KEEP
+            self.verdict = Verdict.EVICT
+        return self.verdict
 
     def first_offset(self) -> int:
         self.settle()
@@ -360,13 +365,14 @@ class LatestMailbox(Mailbox):
         count = len(inbox)
         if self._queued or self._gaps or count > most:
             return None
-        newest = {entry.key: entry for entry in inbox}
-        taken = list(newest.values())
+        taken = inbox[:]
         inbox.clear()
         self.offered += count
-        if len(taken) != count:
-            self.conflated += count - len(taken)
-            taken.sort(key=_offset)
+        if count > 1:
+            newest = {entry.key: entry for entry in taken}
+            if len(newest) != count:
+                self.conflated += count - len(newest)
+                taken = sorted(newest.values(), key=_offset)
         self.delivered += len(taken)
         return taken
 

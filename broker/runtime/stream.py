@@ -111,21 +111,27 @@ class Stream(trio.abc.HalfCloseableStream):
     def _offer_raw(self, data: bytes) -> None:
         if self._is_dead or self._is_closed or not data:
             return
-        sent = 0
+        waiting = memoryview(data)
         if not self._pending:
             try:
                 sent = self.socket.send(data)
+                if sent == len(data):
+                    return
+                # The kernel takes `NOTSENT_LOWAT` at a time, and has often sent that by now: asking again is
+                # ten times cheaper than a task that waits.
+                waiting = waiting[sent:]
+                while waiting:
+                    waiting = waiting[self.socket.send(waiting) :]
+                return
             except BlockingIOError:
                 pass
             except OSError:
                 self._die()
                 return
-            if sent == len(data):
-                return
             self._drained = trio.Event()
             self._spawn(self._drain)
-        self._pending.append(memoryview(data)[sent:])
-        self._pending_bytes += len(data) - sent
+        self._pending.append(waiting)
+        self._pending_bytes += len(waiting)
 
     async def _drain(self) -> None:
         """Write what waits, as the kernel takes it, and give up at the deadline."""

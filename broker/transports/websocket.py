@@ -21,7 +21,7 @@ from wsproto.utilities import LocalProtocolError, generate_accept_token
 from broker.core import errors
 from broker.core.codecs import CODECS, Codec
 from broker.core.errors import CloseReason
-from broker.core.framing import WebSocketFraming
+from broker.core.framing import WEBSOCKET_BINARY, WEBSOCKET_TEXT, WebSocketFraming
 from broker.runtime.sessions import Sessions
 from broker.runtime.stream import Stream
 from broker.runtime.subscriber import Subscriber
@@ -217,7 +217,7 @@ class WebSocketTransport:
             return
         stream.offer(accept(key, codec.subprotocol if is_named else None))
         peer = Peer(stream, connection.head.rest, message_bytes=self._sessions.limits.message_bytes)
-        framing = WebSocketFraming(is_binary=codec.is_binary)
+        framing = WEBSOCKET_BINARY if codec.is_binary else WEBSOCKET_TEXT
         refusal = self._sessions.refusal(connection.address)
         if refusal is not None:
             await self._turn_away(stream, peer, codec, framing, refusal)
@@ -294,13 +294,12 @@ class WebSocketTransport:
             return
         stream.offer(accept(key, None))
         peer = Peer(stream, connection.head.rest, message_bytes=ECHO_BYTES)
-        text, binary = WebSocketFraming(is_binary=False), WebSocketFraming(is_binary=True)
 
         async def send_back(payload: str | bytes) -> None:
             if isinstance(payload, str):
-                await stream.send_all(text.frame("", payload.encode()))
+                await stream.send_all(WEBSOCKET_TEXT.frame("", payload.encode()))
             else:
-                await stream.send_all(binary.frame("", payload))
+                await stream.send_all(WEBSOCKET_BINARY.frame("", payload))
 
         reason = await peer.run(send_back, lambda: None)
         if reason is errors.TOO_BIG:
