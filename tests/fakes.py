@@ -208,14 +208,14 @@ class RunningBroker:
             await self.stop.wait()
             self.sessions.drain()
             with trio.move_on_after(self.setup.drain_s):
-                while self.door.open:
+                while self.door.open:  # noqa: ASYNC110  # nothing tells when a count is nought
                     await trio.sleep(0.02)
             connections.cancel_scope.cancel()
             workers.cancel_scope.cancel()
 
     async def settled(self, condition: Callable[[], bool]) -> None:
         """Wait until something is so that only the broker's own tasks bring about."""
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # whatever the condition looks at
             await trio.sleep(0.01)
 
 

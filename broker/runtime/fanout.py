@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from broker.core import errors
+from broker.core.mailbox import Mailbox
 from broker.core.router import Router
 from broker.core.ticks import Channel, Tick
 from broker.core.topics import Topic
@@ -87,7 +88,9 @@ class Fanout:
     def _collect_delayed(self) -> None:
         now = trio.current_time()
         while self._delayed and self._delayed[0][0] <= now:
-            heapq.heappop(self._delayed)[2].wake()
+            _, _, subscriber = heapq.heappop(self._delayed)
+            subscriber.timers.pop()
+            subscriber.wake()
 
     def _collect_touched(self, now: float) -> None:
         """Turn touched mailboxes into subscribers to be flushed, now or when their contract says."""
@@ -97,13 +100,26 @@ class Fanout:
             subscriber: Subscriber = mailbox.owner  # type: ignore[assignment]  # set in Subscriber
             if subscriber.is_scheduled:
                 continue
-            if mailbox.delivery.max_delay_ms and not subscriber.is_delayed:
-                subscriber.is_delayed = True
-                due = now + mailbox.delivery.max_delay_ms / 1000
-                heapq.heappush(self._delayed, (due, next(self._order), subscriber))
-            elif not mailbox.delivery.max_delay_ms:
-                subscriber.is_scheduled = True
-                self._due.append(subscriber)
+            if mailbox.delivery.max_delay_ms and self._delay(subscriber, mailbox, now):
+                continue
+            subscriber.is_scheduled = True
+            self._due.append(subscriber)
+
+    def _delay(self, subscriber: Subscriber, mailbox: Mailbox, now: float) -> bool:
+        """Let a subscriber wait as its contract says; False if it is to be flushed nevertheless.
+
+        What waits has its place in the queue, where it is bounded and conflated. A queue that is half full
+        is sent: the contract says how long the broker may hold a tick, not that it should lose one by it.
+        """
+        due = now + mailbox.delivery.max_delay_ms / 1000
+        if not subscriber.timers or due < subscriber.timers[-1]:
+            subscriber.timers.append(due)
+            heapq.heappush(self._delayed, (due, next(self._order), subscriber))
+        evicted = subscriber.outbox.settle()
+        queue = mailbox.delivery.queue
+        if evicted is not None or queue is None:
+            return evicted is None
+        return 2 * len(mailbox) < queue and 2 * mailbox.bytes < mailbox.limits.queue_bytes
 
     async def _round(self, now: float) -> None:
         self.rounds += 1
@@ -112,7 +128,7 @@ class Fanout:
         due, self._due = self._due, []
         turn_ends = now + TURN_S
         for index, subscriber in enumerate(due):
-            subscriber.is_scheduled = subscriber.is_delayed = False
+            subscriber.is_scheduled = False
             try:
                 subscriber.flush(now)
             except Exception:

@@ -33,7 +33,8 @@ class Subscriber:
     Attributes:
         transport: how it is connected, for statistics.
         is_scheduled: whether the fan-out will flush it in its next round.
-        is_delayed: whether its contract lets it wait for a while, and it does.
+        timers: when the fan-out will wake it because a contract's delay is over, the next one last; each
+            earlier than those before it, so there are at most as many as there are different delays.
         ended: why it ends, once it does; the first reason stays.
         last_heard: when the client last said anything, in seconds of Trio's clock.
     """
@@ -59,7 +60,7 @@ class Subscriber:
         self.peer = peer
         self.wire = wire
         self.is_scheduled = False
-        self.is_delayed = False
+        self.timers: list[float] = []
         self.ended: CloseReason | None = None
         self.scope = trio.CancelScope()
         self.connected_at = self.last_heard = self.last_heartbeat = self.last_sent = trio.current_time()

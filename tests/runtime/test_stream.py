@@ -1,4 +1,4 @@
-"""The owned socket, over socket pairs: what is handed over arrives whole and in order, or the connection dies."""
+"""The owned socket, over socket pairs: what is handed over arrives whole, or the connection dies."""
 
 from __future__ import annotations
 
