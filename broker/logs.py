@@ -59,7 +59,9 @@ def _console(*, colors: bool) -> structlog.dev.ConsoleRenderer:
 
 
 def _json(_logger: object, _method: str, event: structlog.typing.EventDict) -> str:
-    ordered = {"timestamp": event.pop("timestamp"), "level": event.pop("level"), **event}
+    # What a reader looks for first comes first.
+    ordered = {key: event.pop(key) for key in ("timestamp", "level", "event")}
+    ordered.update(event)
     return orjson.dumps(ordered, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 

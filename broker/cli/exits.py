@@ -13,6 +13,18 @@ CONFIGURATION = 78
 INTERRUPTED = 130
 
 
+class Failed(Exception):
+    """The verb can't do what it was asked to, by no fault of ours: reported in one message, exit code 1.
+
+    Attributes:
+        errno: the system's number, where it was the system that refused.
+    """
+
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+
 def complain(message: str) -> None:
     """Write one message to stderr; a stderr that is gone is nobody's problem any more."""
     try:

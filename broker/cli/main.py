@@ -63,8 +63,8 @@ def _code_of(exc: BaseException) -> int:
             # Whoever read our output has enough of it; without this Python complains once more at its exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return exits.OK
-        case OSError():
-            exits.complain(exc.strerror or str(exc))
+        case exits.Failed():
+            exits.complain(str(exc))
             return exits.FAILURE
     raise exc
 

@@ -38,7 +38,7 @@ def demo(*, host: HostFlag = None, port: PortFlag = None) -> int:
     config = settings(port)
     try:
         return run_broker(config, _introduce)
-    except OSError as exc:
+    except exits.Failed as exc:
         if port is not None or exc.errno != errno.EADDRINUSE:
             raise
     print(f"Port {config.server.port} is taken; using a free one.", flush=True)
@@ -69,7 +69,7 @@ def run_broker(config: Config, announce: Callable[[Serving], None]) -> int:
 
     Raises:
         ConfigError: the certificate can't be used.
-        OSError: it can't listen.
+        Failed: it can't listen.
     """
     import trio
 
@@ -98,7 +98,11 @@ async def _run(config: Config, announce: Callable[[Serving], None]) -> int:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(_obey, signals, first, stop, nursery.cancel_scope)
-            announce(await nursery.start(broker))
+            try:
+                serving = await nursery.start(broker)
+            except OSError as exc:
+                raise exits.Failed(exc.strerror or str(exc), exc.errno) from exc
+            announce(serving)
     return exits.INTERRUPTED if signal.SIGINT in first else exits.OK
 
 

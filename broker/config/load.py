@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from broker.config.checks import cross_checks
 from broker.config.feeds import default_feeds, read_feeds, same_names
-from broker.config.problems import nearest, show, wanted
+from broker.config.problems import nearest, one_line, show, wanted
 from broker.config.sources import CONFIG_VARIABLE, Key, Layer, from_env, from_file, from_flags
 from broker.config.tree import SECTIONS, Config
 from broker.core.errors import ConfigError
@@ -78,7 +78,7 @@ def load(path: Path | None, env: Mapping[str, str], flags: Mapping[str, object])
     config = Config(**sections, feeds=tuple(feeds) if feeds_origin != DEFAULT else default_feeds())
     problems += cross_checks(config, lambda key: origins.get(key) or f"[{key[0]}] {key[1]}", bad)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError([one_line(problem) for problem in problems])
     return Loaded(config, path, origins, feeds_origin)
 
 

@@ -36,7 +36,7 @@ def show(value: object) -> str:
     if isinstance(value, bool):
         text = str(value).lower()
     elif isinstance(value, str):
-        text = '"' + "".join(c if c.isprintable() else repr(c)[1:-1] for c in value) + '"'
+        text = f'"{one_line(value)}"'
     elif isinstance(value, dict):
         text = "{" + ", ".join(f"{key} = {show(part)}" for key, part in list(value.items())[:8]) + "}"
     elif isinstance(value, list | tuple):
@@ -44,6 +44,11 @@ def show(value: object) -> str:
     else:
         text = _safe_str(value)
     return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 4] + " ..."
+
+
+def one_line(text: str) -> str:
+    """Escape what would break a line, or play tricks with a terminal: keys and names come from anywhere."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _safe_str(value: object) -> str:

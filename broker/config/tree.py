@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from broker.config.feeds import default_feeds
 from feeds.base import FeedOptions
 
 
@@ -129,12 +130,6 @@ class Debug(Section):
     )
 
 
-def _default_feeds() -> tuple[FeedOptions, ...]:
-    from broker.config.feeds import default_feeds  # the feeds are slow to import
-
-    return default_feeds()
-
-
 class Config(BaseModel):
     """The whole tree, frozen.
 
@@ -150,7 +145,7 @@ class Config(BaseModel):
     slow_consumer: SlowConsumer = SlowConsumer()
     log: LogOptions = LogOptions()
     debug: Debug = Debug()
-    feeds: tuple[FeedOptions, ...] = Field(default_factory=_default_feeds)
+    feeds: tuple[FeedOptions, ...] = Field(default_factory=default_feeds)
 
 
 #: Section name to its model, in the order of the file.
