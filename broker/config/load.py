@@ -54,32 +54,49 @@ def load(path: Path | None, env: Mapping[str, str], flags: Mapping[str, object])
     """
     if path is None and env.get(CONFIG_VARIABLE):
         path = Path(env[CONFIG_VARIABLE])
-    layers = [from_file(path)] if path is not None else []
-    layers += [from_env(env), from_flags(flags)]
-    problems: list[str] = []
-    bad: set[Key] = set()
-    values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    origins: dict[Key, str] = {}
-    feeds: Sequence[FeedOptions] = ()
-    feeds_origin = DEFAULT
-    for layer in layers:
-        refused = _refused(layer)
-        problems += [*layer.problems, *refused.values()]
-        bad |= refused.keys()
-        for (section, key), value in layer.values.items():
-            if (section, key) not in refused:
-                values[section][key] = value
-                origins[section, key] = layer.where((section, key))
-        if layer.feeds is not None:
-            good, mistakes = read_feeds(layer.feeds, layer.feeds_where)
-            problems += [*mistakes, *same_names(good, layer.feeds_where)]
-            feeds, feeds_origin = [options for _, options in good], layer.feeds_where
-    sections: dict[str, Any] = {name: model(**values[name]) for name, model in SECTIONS.items()}
-    config = Config(**sections, feeds=tuple(feeds) if feeds_origin != DEFAULT else default_feeds())
-    problems += cross_checks(config, lambda key: origins.get(key) or f"[{key[0]}] {key[1]}", bad)
+    merge = _Merge()
+    if path is not None:
+        merge.add(from_file(path))
+    merge.add(from_env(env))
+    merge.add(from_flags(flags))
+    config = merge.config()
+    problems = [*merge.problems, *cross_checks(config, merge.where, merge.bad)]
     if problems:
         raise ConfigError([one_line(problem) for problem in problems])
-    return Loaded(config, path, origins, feeds_origin)
+    return Loaded(config, path, merge.origins, merge.feeds_origin)
+
+
+class _Merge:
+    """Layers, the lowest first; a value that its key does not take is a problem, and left out."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.bad: set[Key] = set()
+        self.origins: dict[Key, str] = {}
+        self.feeds_origin = DEFAULT
+        self._feeds: Sequence[FeedOptions] = ()
+        self._values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+
+    def add(self, layer: Layer) -> None:
+        refused = _refused(layer)
+        self.problems += [*layer.problems, *refused.values()]
+        self.bad |= refused.keys()
+        for key, value in layer.values.items():
+            if key not in refused:
+                self._values[key[0]][key[1]] = value
+                self.origins[key] = layer.where(key)
+        if layer.feeds is not None:
+            good, mistakes = read_feeds(layer.feeds, layer.feeds_where)
+            self.problems += [*mistakes, *same_names(good, layer.feeds_where)]
+            self._feeds, self.feeds_origin = [options for _, options in good], layer.feeds_where
+
+    def config(self) -> Config:
+        sections: dict[str, Any] = {name: model(**self._values[name]) for name, model in SECTIONS.items()}
+        feeds = default_feeds() if self.feeds_origin == DEFAULT else tuple(self._feeds)
+        return Config(**sections, feeds=feeds)
+
+    def where(self, key: Key) -> str:
+        return self.origins.get(key) or f"[{key[0]}] {key[1]}"
 
 
 def _refused(layer: Layer) -> dict[Key, str]:
