@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 from broker.core.ticks import Book, Level
 
@@ -24,20 +24,32 @@ class BookState:
         self.ts = self.rts = 0
 
     def apply(self, tick: Book) -> None:
-        """Take in one tick: a snapshot replaces everything, a delta the levels that it names."""
+        """Take in one tick: a snapshot replaces everything, a delta the levels that it names.
+
+        Raises:
+            TypeError, ValueError, AttributeError: a level is not a pair of texts; nothing has changed.
+        """
+        bids, asks = _keyed(tick.bids), _keyed(tick.asks)
         if tick.kind == "snapshot":
             self._bids.clear()
             self._asks.clear()
-        _update(self._bids, tick.bids)
-        _update(self._asks, tick.asks)
+        _update(self._bids, bids)
+        _update(self._asks, asks)
         self._rendered = None
         self.ts, self.rts = tick.ts, tick.rts
 
     def levels(self) -> tuple[list[Level], list[Level]]:
         """Return bids and asks, best first. O(n log n) after a change, then O(1)."""
         if self._rendered is None:
-            bids = sorted(self._bids.values(), key=_price, reverse=True)
-            self._rendered = bids, sorted(self._asks.values(), key=_price)
+            try:
+                bids = sorted(self._bids.values(), key=_price, reverse=True)
+                asks = sorted(self._asks.values(), key=_price)
+            except InvalidOperation:
+                # A price that is no number has no place in a book. Rare, so it is not looked for with every tick.
+                _remove_odd(self._bids)
+                _remove_odd(self._asks)
+                return self.levels()
+            self._rendered = bids, asks
         return self._rendered
 
 
@@ -49,9 +61,23 @@ def _key(price: str) -> str:
     return price.rstrip("0").rstrip(".") if "." in price else price
 
 
-def _update(side: dict[str, Level], levels: Iterable[Level]) -> None:
-    for level in levels:
-        if level[1] == "0":
-            side.pop(_key(level[0]), None)
+def _keyed(levels: Iterable[Level]) -> list[tuple[str, str, Level]]:
+    return [(_key(level[0]), size, level) for level in levels for _, size in (level,)]
+
+
+def _update(side: dict[str, Level], levels: Iterable[tuple[str, str, Level]]) -> None:
+    for key, size, level in levels:
+        if size == "0":
+            side.pop(key, None)
         else:
-            side[_key(level[0])] = level
+            side[key] = level
+
+
+def _remove_odd(side: dict[str, Level]) -> None:
+    for key, level in list(side.items()):
+        try:
+            is_number = _price(level).is_finite()
+        except InvalidOperation:
+            is_number = False
+        if not is_number:
+            del side[key]

@@ -96,18 +96,19 @@ class Tape:
         by_type = self.topics.by_type
         order, offset, kept = self._order, self.offset, self.kept_bytes
         for tick in ticks:
-            topic = by_type[type(tick)].get(tick.sym)
-            if topic is None:
-                topic = self.topics.get(tick.ch, tick.sym)
-            tick.seq = topic.seq + 1
+            topic = None
             try:
+                topic = by_type[type(tick)].get(tick.sym) or self._new_topic(tick)
+                tick.seq = topic.seq + 1
                 packed = _pack(tick)
                 if topic.book is not None:
                     topic.book.apply(tick)  # type: ignore[arg-type]  # a topic of ch "book" gets Books
                     topic.rendered = None
-            except (TypeError, ValueError, OverflowError, AttributeError):
+            except (TypeError, ValueError, OverflowError, AttributeError, LookupError):
                 # Before anything has been counted: an adapter's mistake costs this tick only.
                 self.malformed += 1
+                if topic is not None:
+                    self.topics.discard_unused(topic)
                 continue
             if not topic.seq:
                 self.topics.learn(topic)
@@ -130,12 +131,17 @@ class Tape:
         self._forget(at)
         return entries
 
+    def _new_topic(self, tick: Tick) -> Topic:
+        if not isinstance(tick.sym, str):
+            raise TypeError(f"sym: {tick.sym!r} is not text")
+        return self.topics.get(tick.ch, tick.sym)
+
     def _forget(self, now: float) -> None:
         """Let go of the oldest ticks until every bound is kept."""
         batches, limits, order = self._batches, self.limits, self._order
         oldest = self.offset - len(order) + 1
         horizon = oldest
-        while batches and batches[0][0] < now - limits.age_s:
+        while batches and batches[0][0] <= now - limits.age_s:
             horizon = batches.popleft()[1] + 1
         horizon = max(horizon, self.offset - limits.ticks + 1)
         while order and (oldest < horizon or self.kept_bytes > limits.bytes):
@@ -225,9 +231,12 @@ class Backlog:
         return sum(topic.seq - seq + 1 for topic, seq in self._next.items())
 
     def position(self) -> int:
-        """Return the offset up to which everything has been read. O(topics)."""
-        starts = (topic.offsets[max(0, seq - topic.first_kept)] for topic, seq in self._next.items())
-        return min(starts) - 1
+        """Return the offset up to which everything has been read. O(topics).
+
+        What was forgotten before it was read, and not told yet, counts as unread: a cursor of this place
+        finds it too old.
+        """
+        return min(_place(topic, seq) for topic, seq in self._next.items()) - 1
 
     def lost(self) -> Iterator[tuple[Topic, int, int]]:
         """Yield (topic, first, last) of what the history forgot before it was read; then go on behind it."""
@@ -263,6 +272,12 @@ class Backlog:
     def forget(self, topic: Topic) -> int | None:
         """Leave a topic out from now on; return the ``seq`` that would have come next, if any."""
         return self._next.pop(topic, None)
+
+
+def _place(topic: Topic, seq: int) -> int:
+    """Return the offset of a topic's tick: the newest one forgotten, if it is among those."""
+    first = topic.first_kept
+    return topic.forgotten if seq < first else topic.offsets[seq - first]
 
 
 def _offset(run: tuple[int, Topic, bytes]) -> int:
