@@ -1,60 +1,77 @@
 """Bars from trades, by event time: open, high, low, close, volume of each second and minute.
 
 A bar is closed by the feed's own clock, the newest ``ts`` that any of its ticks carried: so a replay
-gives the same bars at any speed. A trade that comes later than `LATENESS_NS` behind its bar's end counts
-in the bar that is open then: its volume is never lost.
+gives the same bars at any speed, and trades may come in any order within `LATENESS_NS`. A trade that comes
+later, when its bar has been closed, counts in the oldest one that may still be open: its volume is never lost,
+and no bar is final twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import Decimal
+from decimal import Context, Decimal
 
 from broker.core.ticks import Bar, Trade
 
 SECOND = 1_000_000_000
 #: The derived intervals, shortest first; each is a multiple of the one before.
 INTERVALS: tuple[tuple[str, int], ...] = (("1s", SECOND), ("1m", 60 * SECOND))
-#: Trades of different instruments reach us slightly out of order; wait this long for them.
+#: Trades reach us slightly out of order; wait this long for them.
 LATENESS_NS = 250_000_000
+
+#: Sums keep every digit: the default context rounds to 28 of them.
+_add = Context(prec=400).add
 
 
 class _Open:
-    """A bar that is still gathering."""
+    """A bar that is still gathering. ``first`` and ``last``: when the open and the close were traded."""
 
-    __slots__ = ("close", "count", "high", "low", "open", "start", "ts", "volume")
+    __slots__ = ("close", "count", "first", "high", "last", "low", "open", "start", "volume")
 
     def __init__(self, start: int) -> None:
         self.start = start
         self.count = 0
         self.volume = Decimal(0)
-        self.open = self.high = self.low = self.close = ""
-        self.ts = 0
+        self.open = self.close = Decimal(0), ""
+        self.high = self.low = self.open
+        self.first = self.last = 0
 
-    def add(self, open_: str, high: str, low: str, close: str, volume: Decimal, count: int, ts: int) -> None:
-        if not self.count:
-            self.open, self.high, self.low = open_, high, low
-        else:
-            if Decimal(high) > Decimal(self.high):
-                self.high = high
-            if Decimal(low) < Decimal(self.low):
-                self.low = low
-        self.close = close
-        self.volume += volume
+    def add(self, price: tuple[Decimal, str], size: Decimal, count: int, ts: int) -> None:
+        """Count a trade; of two at the same time the one that came first opens, the other closes."""
+        self._widen(price, price)
+        if not self.count or ts < self.first:
+            self.first, self.open = ts, price
+        if not self.count or ts >= self.last:
+            self.last, self.close = ts, price
+        self.volume = _add(self.volume, size)
         self.count += count
-        self.ts = max(self.ts, ts)
+
+    def fold(self, bar: _Open) -> None:
+        """Count a closed shorter bar, later than all that were folded before."""
+        self._widen(bar.high, bar.low)
+        if not self.count:
+            self.first, self.open = bar.first, bar.open
+        self.last, self.close = bar.last, bar.close
+        self.volume = _add(self.volume, bar.volume)
+        self.count += bar.count
+
+    def _widen(self, high: tuple[Decimal, str], low: tuple[Decimal, str]) -> None:
+        if not self.count or high[0] > self.high[0]:
+            self.high = high
+        if not self.count or low[0] < self.low[0]:
+            self.low = low
 
     def tick(self, sym: str, interval: str, rts: int, *, final: bool) -> Bar:
         return Bar(
             sym=sym,
-            ts=self.ts,
+            ts=self.last,
             rts=rts,
             interval=interval,
             start=self.start,
-            open=self.open,
-            high=self.high,
-            low=self.low,
-            close=self.close,
+            open=self.open[1],
+            high=self.high[1],
+            low=self.low[1],
+            close=self.close[1],
             volume=format(self.volume, "f"),
             count=self.count,
             final=final,
@@ -65,22 +82,31 @@ class BarBuilder:
     """The open bars of one feed's instruments. Pure: time comes with the ticks."""
 
     def __init__(self) -> None:
-        self._open: tuple[dict[str, _Open], ...] = tuple({} for _ in INTERVALS)
-        self._watermark = 0
+        #: By symbol and start: for a moment two of a symbol are open, one of them for what comes late.
+        self._open: dict[tuple[str, int], _Open] = {}
+        #: The longer ones, for each interval but the shortest; only the newest of a symbol is open.
+        self._longer: tuple[dict[str, _Open], ...] = tuple({} for _ in INTERVALS[1:])
+        #: What ended until then is closed.
+        self._closed = 0
         self._next_close = 0
 
-    def add(self, trade: Trade) -> Iterator[Bar]:
-        """Count one trade; yield the bars of its instrument that it closes by being newer."""
-        sym, width = trade.sym, INTERVALS[0][1]
-        bar = self._open[0].get(sym)
-        if bar is not None and trade.ts >= bar.start + width:
-            yield from self._close(0, sym, trade.rts, trade.ts)
-            bar = None
+    def add(self, trade: Trade) -> None:
+        """Count one trade.
+
+        Raises:
+            ValueError, InvalidOperation: its price or size is no number; nothing is counted.
+        """
+        price, size = Decimal(trade.price), Decimal(trade.size)
+        if not (price.is_finite() and size.is_finite()):
+            raise ValueError(f"not a number: {trade.price} or {trade.size}")
+        width = INTERVALS[0][1]
+        at = max(trade.ts, self._closed)
+        start = at - at % width
+        bar = self._open.get((trade.sym, start))
         if bar is None:
-            bar = self._open[0][sym] = _Open(trade.ts - trade.ts % width)
-        price = trade.price
+            bar = self._open[trade.sym, start] = _Open(start)
         count = trade.count if isinstance(trade.count, int) else 1
-        bar.add(price, price, price, price, Decimal(trade.size), count, trade.ts)
+        bar.add((price, trade.price), size, count, trade.ts)
 
     def advance(self, watermark: int, rts: int) -> Iterator[Bar]:
         """Close what ended before ``watermark``, the newest event time seen; ``rts`` stamps the bars.
@@ -89,29 +115,35 @@ class BarBuilder:
         """
         if watermark < self._next_close:
             return
-        self._watermark = watermark
         self._next_close = watermark + SECOND // 10
-        limit = watermark - LATENESS_NS
-        for level, (_, width) in enumerate(INTERVALS):
-            ended = [sym for sym, bar in self._open[level].items() if bar.start + width <= limit]
-            for sym in ended:
+        limit = self._closed = max(self._closed, watermark - LATENESS_NS)
+        width = INTERVALS[0][1]
+        ended = [(bar.start, sym) for (sym, _), bar in self._open.items() if bar.start + width <= limit]
+        # In the order of time, as longer bars are made of them.
+        for start, sym in sorted(ended):
+            bar = self._open.pop((sym, start))
+            yield bar.tick(sym, INTERVALS[0][0], rts, final=True)
+            yield from self._fold(0, sym, bar, rts, limit)
+        for level, (_, width) in enumerate(INTERVALS[1:]):
+            for sym in [sym for sym, bar in self._longer[level].items() if bar.start + width <= limit]:
                 yield from self._close(level, sym, rts, limit)
 
-    def _close(self, level: int, sym: str, rts: int, now: int) -> Iterator[Bar]:
-        """Yield the final bar, and fold it into the next longer one, which it may close or change."""
-        bar = self._open[level].pop(sym)
-        yield bar.tick(sym, INTERVALS[level][0], rts, final=True)
-        if level + 1 == len(INTERVALS):
+    def _fold(self, level: int, sym: str, bar: _Open, rts: int, limit: int) -> Iterator[Bar]:
+        """Put a closed bar into the next longer one, and yield that as it is then."""
+        if level == len(self._longer):
             return
         name, width = INTERVALS[level + 1]
-        longer = self._open[level + 1].get(sym)
+        longer = self._longer[level].get(sym)
         if longer is not None and bar.start >= longer.start + width:
-            yield from self._close(level + 1, sym, rts, now)
+            yield from self._close(level, sym, rts, limit)
             longer = None
         if longer is None:
-            longer = self._open[level + 1][sym] = _Open(bar.start - bar.start % width)
-        longer.add(bar.open, bar.high, bar.low, bar.close, bar.volume, bar.count, bar.ts)
-        if now >= longer.start + width:
-            yield from self._close(level + 1, sym, rts, now)
-        else:
+            longer = self._longer[level][sym] = _Open(bar.start - bar.start % width)
+        longer.fold(bar)
+        if longer.start + width > limit:
             yield longer.tick(sym, name, rts, final=False)
+
+    def _close(self, level: int, sym: str, rts: int, limit: int) -> Iterator[Bar]:
+        bar = self._longer[level].pop(sym)
+        yield bar.tick(sym, INTERVALS[level + 1][0], rts, final=True)
+        yield from self._fold(level + 1, sym, bar, rts, limit)

@@ -322,7 +322,7 @@ class Ingest:
                 watermark = item.ts  # type: ignore[union-attr]
             if type(item) is Trade:
                 try:
-                    bars += runner.bars.add(item)
+                    runner.bars.add(item)
                 except (InvalidOperation, ValueError) as exc:
                     runner.refused(FrameError(f"trade with no number in it: {exc!r}", repr(item)))
         runner.watermark = watermark
