@@ -45,7 +45,7 @@ class DeliveryRequest(Struct, forbid_unknown_fields=True):
     max_delay_ms: Annotated[int, Meta(ge=0, le=60_000)] | UnsetType = UNSET
     queue: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
     overflow: Overflow | UnsetType = UNSET
-    max_age_ms: Annotated[int, Meta(ge=1)] | None | UnsetType = UNSET
+    max_age_ms: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None | UnsetType = UNSET
 
 
 class Delivery(Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any, TypeVar, get_args
 
@@ -13,6 +14,11 @@ from broker.core.errors import RequestError
 from broker.core.messages import REQUESTS, Request
 
 T = TypeVar("T")
+
+#: The steps of a path like ``symbols[3]``.
+_PATH = re.compile(r"[^.\[\]]+")
+#: What msgspec says of a name that isn't text; JSON has none, MessagePack has.
+_ODD_KEY = re.compile(r" - at `key` in `\$[^`]*`$")
 
 #: What msgspec does not say of a wrong choice.
 CHOICES: dict[str, tuple[str, ...]] = {"mode": get_args(Mode), "overflow": get_args(Overflow)}
@@ -64,19 +70,15 @@ def convert(fields: Any, kind: type[T], *, strict: bool = True) -> T:
 
 def _explain(text: str, fields: Any) -> RequestError:
     """Put the field first, and its value before what msgspec says of it."""
-    what, _, path = text.partition(" - at `$")
-    names = [part for part in path.rstrip("`").replace("[", ".").replace("]", "").split(".") if part]
-    where = ".".join(names)
+    if text.startswith("Object contains unknown field") or _ODD_KEY.search(text):
+        return _explain_unknown(fields)
+    # From the end: a value that a client made up stands before the path, and may look like one.
+    what, at, path = text.rpartition(" - at `$")
+    if not at:
+        what, path = text, ""
+    where = path.rstrip("`").lstrip(".")
+    names = _PATH.findall(where)
     value = _value_at(fields, names)
-    if "unknown field" in what:
-        name = what.split("`")[1]
-        known = _fields_known(fields, where)
-        full = f"{where}.{name}" if where else name
-        got = show(value.get(name) if isinstance(value, dict) else value)
-        return RequestError(
-            "unknown_field",
-            f"{full}: {got} is for a field that is not known here; there are {', '.join(known)}{nearest(name, known)}",
-        )
     if "missing required field" in what:
         return RequestError("invalid_request", f"{what.split('`')[1]}: is missing; {what}")
     choices = CHOICES.get(names[-1]) if names else None
@@ -88,25 +90,41 @@ def _explain(text: str, fields: Any) -> RequestError:
     return RequestError("invalid_request", f"{where}: {show(value)} is not right: {what}")
 
 
+def _explain_unknown(fields: Any) -> RequestError:
+    """Name the first field that is not known; msgspec's text can't be taken apart for a name of any shape."""
+    prefix, known = "", _fields_known(fields)
+    odd = [name for name in fields if name not in known]
+    if not odd:
+        prefix, fields, known = "delivery.", fields["delivery"], _fields_known(None)
+        odd = [name for name in fields if name not in known]
+    name = odd[0]
+    shown = name if isinstance(name, str) and len(name) <= 80 and name.isprintable() else show(name)
+    return RequestError(
+        "unknown_field",
+        f"{prefix}{shown}: {show(fields[name])} is for a field that is not known here; "
+        f"there are {', '.join(known)}{nearest(name, known)}",
+    )
+
+
 def _value_at(fields: Any, names: Iterable[str]) -> Any:
-    """Follow msgspec's path as far as it goes; an index is shown as ``...``: take the first odd one out."""
+    """Follow msgspec's path as far as it goes."""
     value = fields
     for name in names:
         if isinstance(value, dict):
             value = value.get(name)
-        elif isinstance(value, list):
-            value = next((item for item in value if not isinstance(item, str)), None)
+        elif isinstance(value, list) and name.isdigit():
+            value = value[int(name)]
         else:
             break
     return value
 
 
-def _fields_known(fields: Any, where: str) -> list[str]:
-    kind: Any = DeliveryRequest
-    if not where and isinstance(fields, dict):
-        kind = REQUESTS.get(fields.get("op", ""), DeliveryRequest)
-    names = [item.encode_name for item in msgspec.structs.fields(kind)]
-    return names if kind is DeliveryRequest else ["op", *names]
+def _fields_known(fields: Any) -> list[str]:
+    """Return the fields of a request, or of a contract where there is no ``op``."""
+    kind = REQUESTS.get(fields.get("op", "")) if isinstance(fields, dict) else None
+    if kind is None:
+        return [item.encode_name for item in msgspec.structs.fields(DeliveryRequest)]
+    return ["op", *(item.encode_name for item in msgspec.structs.fields(kind))]
 
 
 def nearest(wrong: Any, known: Iterable[str]) -> str:
