@@ -16,7 +16,7 @@ from itertools import islice
 from broker.core.codecs import Codec
 from broker.core.framing import Framing
 from broker.core.mailbox import Mailbox, Verdict
-from broker.core.messages import Gap, Message
+from broker.core.messages import Ack, Closing, Gap, Ledger, Message
 from broker.core.session import Session
 from broker.core.subscription import Subscription
 from broker.core.tape import Entry
@@ -36,24 +36,28 @@ class Outbox:
         self._session = session
         self._codec = codec
         self._framing = framing
-        self._gaps: list[tuple[int, Gap]] = []
+        self._gaps: list[Gap] = []
         #: Whether it is worth while to `take` again at once.
         self.may_have_more = True
         #: Set when a queue went over its limit and the contract says `evict`: then nothing more is taken.
         self.evicted: Subscription | None = None
 
     def message(self, message: Message) -> bytes:
-        """Return one message as a write of its own."""
-        return self._framing.batch(self._frame(message))
+        """Return one message as a write; ahead of one with an account goes every gap that this counts."""
+        framed = self._frame(message)
+        if isinstance(message, Ledger | Closing) or (isinstance(message, Ack) and message.ledger):
+            framed = self._all_gaps() + framed
+        return self._framing.batch(framed)
 
     def _frame(self, message: Message, cursor: str = "") -> bytes:
         kind = str(type(message).__struct_config__.tag)
         return self._framing.frame(kind, self._codec.encode(message), cursor)
 
     def heartbeat(self, ts: int) -> bytes:
-        """Return a heartbeat as a write of its own; ``ts`` is wall time in nanoseconds."""
+        """Return a heartbeat behind every gap that its account counts; ``ts`` is wall time in nanoseconds."""
         message = self._session.heartbeat(ts)
-        return self._framing.batch(self._frame(message, message.cursor))
+        framed = self._frame(message, self._resumable(message.cursor))
+        return self._framing.batch(self._all_gaps() + framed)
 
     def take(self, now: float) -> bytes:
         """Return the next write, empty if nothing waits. What it holds counts as delivered.
@@ -74,12 +78,23 @@ class Outbox:
         self.may_have_more = True
         return self._take_in_order(now)
 
-    def _update(self, entries: Sequence[Entry], position: int) -> bytes:
+    def _update(self, entries: Sequence[Entry], position: int, *, is_whole: bool = True) -> bytes:
+        """Return ticks as an update; ``is_whole``: no snapshot is incomplete."""
         router = self._session.router
         router.delivered += len(entries)
         cursor = router.tape.cursor(position)
         payload = self._codec.update(cursor, self._codec.ticks(entries))
-        return self._framing.batch(self._framing.frame("update", payload, cursor))
+        return self._framing.batch(
+            self._framing.frame("update", payload, cursor if is_whole else self._resumable(cursor))
+        )
+
+    def _resumable(self, cursor: str) -> str:
+        """Return a cursor for an `EventSource` to come back with: none while a snapshot is incomplete.
+
+        A resume brings no snapshot, so it would never see the symbols that were still to come.
+        """
+        subs = self._session.subscriptions.values()
+        return "" if any(sub.snapshot is not None or sub.show_later for sub in subs) else cursor
 
     def settle(self) -> Subscription | None:
         """Keep every queue within its bounds; return the subscription whose contract calls for an eviction."""
@@ -97,8 +112,9 @@ class Outbox:
             age = sub.delivery.max_age_ms
             if age is not None:
                 sub.mailbox.expire(now - age / 1000)
-        if gaps := self._take_gaps(subs):
+        if gaps := self._take_gaps():
             return gaps
+        self._end_backlogs(subs, now)
         pending = [sub for sub in subs if sub.snapshot is not None]
         if pending:
             first = min(pending, key=lambda sub: sub.snapshot_offset)
@@ -108,16 +124,29 @@ class Outbox:
                 return self._take_backlog(sub)
         return self._take_ticks(subs, None)
 
-    def _take_gaps(self, subs: Sequence[Subscription]) -> bytes:
+    def _collect_gaps(self) -> None:
+        session = self._session
+        untold, session.untold = session.untold, []
+        for sub in session.subscriptions.values():
+            if sub.mailbox.has_gaps:
+                untold += [(sub.id, gap) for gap in sub.mailbox.take_gaps()]
+        for number, gap in untold:
+            topic = gap.topic
+            self._gaps.append(Gap(number, topic.ch, topic.sym, gap.first, gap.last, gap.reason))
+
+    def _take_gaps(self) -> bytes:
         """Return gaps, at most so many at a time: they all come before any tick that is queued now."""
-        for sub in subs:
-            for gap in sub.mailbox.take_gaps():
-                topic = gap.topic
-                self._gaps.append((sub.id, Gap(sub.id, topic.ch, topic.sym, gap.first, gap.last, gap.reason)))
+        self._collect_gaps()
         if not self._gaps:
             return b""
         batch, self._gaps = self._gaps[:WRITE_GAPS], self._gaps[WRITE_GAPS:]
-        return self._framing.batch(b"".join(self._frame(gap) for _, gap in batch))
+        return self._framing.batch(b"".join(map(self._frame, batch)))
+
+    def _all_gaps(self) -> bytes:
+        """Return all gaps there are, framed and not wrapped."""
+        self._collect_gaps()
+        batch, self._gaps = self._gaps, []
+        return b"".join(map(self._frame, batch))
 
     def _take_ticks(self, subs: Sequence[Subscription], upto: int | None) -> bytes:
         """Return queued ticks of all subscriptions in the order of the tape, one write's worth."""
@@ -127,7 +156,7 @@ class Outbox:
         upto = _cut(mailboxes, upto)
         taken = [mailbox.take(upto) for mailbox in mailboxes]
         entries = taken[0] if len(taken) == 1 else sorted((e for part in taken for e in part), key=_offset)
-        return self._update(entries, self._session.position()) if entries else b""
+        return self._update(entries, self._session.position(), is_whole=False) if entries else b""
 
     def _take_snapshot(self, sub: Subscription) -> bytes:
         """Return the next part of a snapshot; the last one ends it."""
@@ -142,32 +171,40 @@ class Outbox:
         payload = self._codec.snapshot(sub.id, cursor, self._codec.ticks(part), more=bool(waiting))
         if not waiting:
             sub.snapshot = None
-        return self._framing.batch(self._framing.frame("snapshot", payload, "" if waiting else cursor))
+        return self._framing.batch(self._framing.frame("snapshot", payload, self._resumable(cursor)))
 
     def _snapshot_position(self, sub: Subscription) -> int:
         return min(sub.snapshot_offset, self._session.position())
 
     def _take_backlog(self, sub: Subscription) -> bytes:
-        """Return the next ticks of a resume; a topic that is read to its end goes live in the same step."""
+        """Return the next ticks of a resume, or what of them is lost.
+
+        A topic that is read to its end goes live in the same step.
+        """
         backlog, mailbox = sub.backlog, sub.mailbox
         assert backlog is not None
         lost = list(backlog.lost())
         for topic, first, last in lost:
             mailbox.lose(topic, first, last, "overflow")
-        ticks = backlog.read(WRITE_TICKS, WRITE_BYTES)
+        ticks = backlog.read(WRITE_TICKS, WRITE_BYTES) if not lost else []
         for topic in {*(topic for topic, _ in ticks), *(topic for topic, _, _ in lost)}:
             if topic not in backlog:
                 topic.attach(mailbox)
-        if not backlog:
-            sub.backlog = None
-        gaps = self._take_gaps([sub])
-        if not ticks:
-            return gaps
+        if lost:
+            return self._take_gaps()
         mailbox.replayed(len(ticks))
         self._session.router.delivered += len(ticks)
         cursor = self._session.router.tape.cursor(self._session.position())
         payload = self._codec.update(cursor, self._codec.repack([packed for _, packed in ticks]))
-        return gaps + self._framing.batch(self._framing.frame("update", payload, cursor))
+        return self._framing.batch(self._framing.frame("update", payload, self._resumable(cursor)))
+
+    def _end_backlogs(self, subs: Sequence[Subscription], now: float) -> None:
+        """Go over to live ticks where a backlog has been read, or all its topics have gone elsewhere."""
+        for sub in subs:
+            if sub.backlog is not None and not sub.backlog:
+                sub.backlog = None
+                topics, sub.show_later = sub.show_later, {}
+                self._session.show(sub, topics, now)
 
 
 def _offset(entry: Entry) -> int:

@@ -7,7 +7,7 @@ subscription's snapshot and its first update.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -18,7 +18,7 @@ from broker.core import errors, messages
 from broker.core.codecs import Codec
 from broker.core.delivery import Delivery, DeliveryLimits, negotiate
 from broker.core.errors import CloseReason, RequestError
-from broker.core.mailbox import LedgerEntry, Mailbox, Verdict, open_mailbox, refill
+from broker.core.mailbox import LedgerEntry, Mailbox, Missing, Verdict, open_mailbox, refill
 from broker.core.messages import Message
 from broker.core.requests import request_id, to_request
 from broker.core.router import Router
@@ -65,6 +65,7 @@ class Session:
     Attributes:
         subscriptions: by their number, in the order in which they were made.
         close_reason: set once the session has to end; whoever runs it sends `closing` and closes.
+        untold: gaps of subscriptions that have ended, by their number; told with the next message.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Session:
         self.state = State.OPENING
         self.subscriptions: dict[int, Subscription] = {}
         self.close_reason: CloseReason | None = None
+        self.untold: list[tuple[int, Missing]] = []
         self.requests = 0
         self._next_sub = 1
         self._owner: dict[Topic, Subscription] = {}
@@ -327,11 +329,21 @@ class Session:
             known = tape.parse_cursor(cursor)
             begin = tape.offset if known is None else known
             wanted = list(dict.fromkeys([*wanted, *self._resume(sub, known, now)]))
-        entries = [entry for topic in wanted for entry in tape.snapshot(topic, now)]
+        if sub.backlog is not None:
+            # What is replayed is older than a snapshot of now would be.
+            sub.show_later = {topic: None for topic in wanted if topic in sub.backlog}
+            wanted = [topic for topic in wanted if topic not in sub.backlog]
+        self.show(sub, wanted, now)
+        # It covers the whole session: the other subscriptions may still have something queued.
+        return tape.cursor(min(begin, self.position()))
+
+    def show(self, sub: Subscription, topics: Iterable[Topic], now: float) -> None:
+        """Have a snapshot of these topics sent, as they are now, behind what is queued of them."""
+        tape = self.router.tape
+        entries = [entry for topic in topics for entry in tape.snapshot(topic, now)]
         if entries:
             sub.snapshot = deque(entries)
             sub.snapshot_offset = tape.offset
-        return tape.cursor(begin)
 
     def _resume(self, sub: Subscription, offset: int | None, now: float) -> list[Topic]:
         """Take up every topic behind ``offset``; return those for which only a snapshot can help."""
@@ -386,6 +398,7 @@ class Session:
     def _end(self, sub: Subscription) -> LedgerEntry:
         """Take the subscription out; topics that an earlier pattern also covers go back to it."""
         ledger = sub.ledger()
+        self.untold += [(sub.id, gap) for gap in sub.mailbox.take_gaps()]
         topics = self.router.topics
         del self.subscriptions[sub.id]
         del self.router.mailboxes[sub.mailbox]
