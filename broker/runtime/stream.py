@@ -35,9 +35,8 @@ class Wire(Protocol):
     #: Called, without waiting, when what the kernel had refused has been taken.
     on_drained: Callable[[], None]
 
-    @property
-    def is_blocked(self) -> bool:
-        """Whether something handed over still waits for the kernel."""
+    #: Whether something handed over still waits for the kernel.
+    is_blocked: bool
 
     def offer(self, data: bytes) -> None:
         """Send all of ``data``, now or as soon as the peer takes it. Never waits, never raises."""
@@ -75,6 +74,8 @@ class Stream(trio.abc.HalfCloseableStream):
         self.socket = sock
         self.on_drained: Callable[[], None] = _ignore
         self.on_dead: Callable[[], None] = _ignore
+        #: As in `Wire`; an attribute, because it is asked once per write.
+        self.is_blocked = False
         self.missed_deadline = False
         self.last_progress = -1.0
         self._write_deadline_s = write_deadline_s
@@ -90,10 +91,6 @@ class Stream(trio.abc.HalfCloseableStream):
             self._tls = tls.wrap_bio(self._tls_in, self._tls_out, server_side=True)
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────
-
-    @property
-    def is_blocked(self) -> bool:
-        return bool(self._pending)
 
     @property
     def is_dead(self) -> bool:
@@ -130,6 +127,7 @@ class Stream(trio.abc.HalfCloseableStream):
                 return
             self._drained = trio.Event()
             self._spawn(self._drain)
+        self.is_blocked = True
         self._pending.append(waiting)
         self._pending_bytes += len(waiting)
 
@@ -170,6 +168,7 @@ class Stream(trio.abc.HalfCloseableStream):
                 self._pending[0] = data[sent:]
                 return
             self._pending.popleft()
+        self.is_blocked = False
 
     def _die(self) -> None:
         """Nothing can be sent any more; whoever reads gets the end."""
@@ -178,6 +177,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._is_dead = True
         self._pending.clear()
         self._pending_bytes = 0
+        self.is_blocked = False
         if self._drained is not None:
             self._drained.set()
         with suppress(OSError):
@@ -338,6 +338,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._is_closed = True
         self._pending.clear()
         self._pending_bytes = 0
+        self.is_blocked = False
         trio.lowlevel.notify_closing(self.socket)
         self.socket.close()
         if self._drained is not None:
