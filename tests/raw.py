@@ -84,18 +84,21 @@ class Raw:
         """Read a response and its whole body, to the end of the connection if its length is not said."""
         status, headers = await self.head()
         if headers.get("transfer-encoding") == "chunked":
-            body = b"".join([chunk async for chunk in self.chunks()])
+            body = b""
+            while chunk := await self.chunk():
+                body += chunk
         elif "content-length" in headers:
             body = await self.take(int(headers["content-length"]))
         else:
             body = await self.rest()
         return Answer(status, headers, body)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the chunks of a body (RFC 9112, section 7.1)."""
-        while size := int((await self.until(b"\r\n")).strip(), 16):
-            yield (await self.take(size + 2))[:-2]
-        assert await self.take(2) == b"\r\n"
+    async def chunk(self) -> bytes:
+        """Return the next chunk of a body, empty for the last one (RFC 9112, section 7.1)."""
+        size = int((await self.until(b"\r\n")).strip(), 16)
+        data = await self.take(size + 2)
+        assert data.endswith(b"\r\n")
+        return data[:-2]
 
     def close(self) -> None:
         self.sock.close()
@@ -251,7 +254,7 @@ class RawStream:
     def __init__(self, raw: Raw, headers: dict[str, str]) -> None:
         self.raw = raw
         self.headers = headers
-        self._chunks = raw.chunks() if "transfer-encoding" in headers else None
+        self._is_chunked = "transfer-encoding" in headers
         self._text = bytearray()
 
     async def _until(self, mark: bytes) -> bytes:
@@ -262,12 +265,12 @@ class RawStream:
         return taken
 
     async def _more(self) -> bytes:
-        if self._chunks is not None:
-            try:
-                return await anext(self._chunks)
-            except StopAsyncIteration:
-                raise EOFError from None
-        return await self.raw.take(1)
+        if not self._is_chunked:
+            return await self.raw.take(1)
+        chunk = await self.raw.chunk()
+        if not chunk:
+            raise EOFError
+        return chunk
 
     async def event(self) -> Event:
         """Return the next block. Raises `EOFError` at the end of the stream."""

@@ -12,6 +12,7 @@ import binascii
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+import structlog
 import trio
 from wsproto.connection import Connection as WsConnection
 from wsproto.connection import ConnectionType
@@ -28,6 +29,8 @@ from broker.runtime.subscriber import Subscriber
 from broker.transports.closing import answer, finish, refused
 from broker.transports.door import FINISH_S, Connection
 from broker.transports.http1 import Head, problem
+
+log = structlog.get_logger()
 
 #: Messages of the echo, which the Autobahn suite fills to the last byte.
 ECHO_BYTES = 16 << 20
@@ -248,7 +251,14 @@ class WebSocketTransport:
         session = subscriber.session
         if subscriber.ended is not None:
             return
-        subscriber.say(session.handle(payload, trio.current_time(), self._time_ns()))
+        try:
+            reply = session.handle(payload, trio.current_time(), self._time_ns())
+        except Exception:
+            # Ours, whatever it is: the client is told to come back.
+            log.exception("a request failed", session=session.id, request=payload[:200])
+            subscriber.end(errors.FAULT)
+            return
+        subscriber.say(reply)
         if session.close_reason is not None:
             subscriber.end(session.close_reason)
             return
