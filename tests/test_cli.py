@@ -410,6 +410,20 @@ def test_reader_that_has_enough_is_no_failure() -> None:
         assert process.wait() == 0
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_one_message() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command("config", "default"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=environment(),
+        )
+    assert (done.returncode, done.stderr) == (1, "tapecast: can't write: No space left on device\n")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_real_broker_listens_and_ends_on_a_signal(number: signal.Signals, code: int) -> None:
     with subprocess.Popen(

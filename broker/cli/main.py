@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     try:
         code = build_app()(argv, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()  # while a failure can still be reported
     except CycloptsError as exc:
         exits.complain(f"{exc}\nTry 'tapecast --help'.")
         return exits.USAGE
@@ -59,14 +61,22 @@ def _code_of(exc: BaseException) -> int:
             return exits.CONFIGURATION
         case KeyboardInterrupt():
             return exits.INTERRUPTED
-        case BrokenPipeError():
-            # Whoever read our output has enough of it; without this Python complains once more at its exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        case BrokenPipeError():  # whoever read our output has enough of it
+            _abandon_stdout()
             return exits.OK
+        case OSError(errno=errno.ENOSPC):
+            _abandon_stdout()
+            exits.complain(f"can't write: {exc.strerror}")
+            return exits.FAILURE
         case exits.Failed():
             exits.complain(str(exc))
             return exits.FAILURE
     raise exc
+
+
+def _abandon_stdout() -> None:
+    """Keep Python from complaining, at its exit, of what it still has to write."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run() -> None:
