@@ -7,7 +7,8 @@ A tick is encoded once per codec and shared. Nanoseconds are integers in Message
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Protocol
 
 import msgspec
@@ -115,7 +116,10 @@ class Json(_Shared):
         return quote_integer(raw, b'"ts":') if type(message) in (Pong, Heartbeat) else raw
 
     def ticks(self, entries: Sequence[Entry]) -> list[bytes]:
-        return [entry.json or _cached_json(entry) for entry in entries]
+        encoded = list(map(_json_of, entries))
+        if not all(encoded):
+            encoded = [entry.json or _cached_json(entry) for entry in entries]
+        return encoded
 
     def repack(self, packed: Sequence[bytes]) -> list[bytes]:
         return [_packed_to_json(tick) for tick in packed]
@@ -149,7 +153,7 @@ class MessagePack(_Shared):
         return _pack(message)
 
     def ticks(self, entries: Sequence[Entry]) -> list[bytes]:
-        return [entry.packed for entry in entries]
+        return list(map(_packed_of, entries))
 
     def repack(self, packed: Sequence[bytes]) -> list[bytes]:
         return list(packed)
