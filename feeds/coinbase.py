@@ -1,0 +1,306 @@
+"""Coinbase Exchange: quotes, trades and books of its public WebSocket feed.
+
+Source: https://docs.cdp.coinbase.com/exchange/websocket-feed/channels, read 2026-11-21. Not obvious there:
+
+* ``side`` of a ``match`` is the maker's; ours is the aggressor's, so it is turned round.
+* ``last_match`` is a trade from before the subscription, so it is no news.
+* ``level2`` wants a login nowadays, ``level2_batch`` (the same messages, every 50 ms) does not.
+* Level 2 messages carry no sequence: the venue guarantees their delivery. So the one way to lose one is a
+  frame that can't be read, and then the book is not served until the venue has sent it anew.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections import Counter
+from collections.abc import Collection
+from functools import reduce
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+from pydantic import field_validator
+
+from broker.core.errors import FeedError, FrameError
+from broker.core.ticks import Book, Channel, Level, Quote, Side, Tick, Trade
+from feeds.base import FeedContext, VenueSocket
+from feeds.frames import (
+    canonical,
+    check_decimals,
+    decode,
+    delta_levels,
+    one_side,
+    snapshot_levels,
+    text_to_ns,
+)
+from feeds.venue import VenueFeed, VenueOptions, VenueParser, VenueRefused
+
+_AGGRESSOR: dict[str, Side] = {"buy": "sell", "sell": "buy"}
+_VENUE_CHANNELS = {"quote": "ticker", "trade": "matches", "book": "level2_batch"}
+_PRODUCT = re.compile(r"[A-Z0-9]+-[A-Z0-9]+")
+#: How often one book is asked for again within a connection, before the connection itself is given up.
+_ASK_AGAIN = 3
+
+_MakerSide = Literal["buy", "sell"]
+
+
+class _Ticker(Struct, tag_field="type", tag="ticker"):
+    product_id: str
+    best_bid: str | None = None
+    best_ask: str | None = None
+    #: The sizes came in 2022; older recordings do without.
+    best_bid_size: str | None = None
+    best_ask_size: str | None = None
+    time: str | None = None
+
+
+class _Match(Struct, tag_field="type", tag="match"):
+    product_id: str
+    trade_id: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    price: str
+    size: str
+    side: _MakerSide
+    time: str
+
+
+class _Snapshot(Struct, tag_field="type", tag="snapshot"):
+    product_id: str
+    bids: list[Level]
+    asks: list[Level]
+    time: str | None = None
+
+
+class _Update(Struct, tag_field="type", tag="l2update"):
+    product_id: str
+    changes: list[tuple[_MakerSide, str, str]]
+    time: str | None = None
+
+
+class _Error(Struct, tag_field="type", tag="error"):
+    message: str = ""
+    reason: str | None = None
+
+
+#: Known, and without anything for us.
+_NO_NEWS = (
+    *("subscriptions", "heartbeat", "last_match", "status", "auction", "rfq_match"),
+    *("received", "open", "done", "change", "activate"),
+)
+_MESSAGES: list[Any] = [
+    *(_Ticker, _Match, _Snapshot, _Update, _Error),
+    *(msgspec.defstruct("_NoNews", [], tag_field="type", tag=name) for name in _NO_NEWS),
+]
+_DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(reduce(operator.or_, _MESSAGES))
+
+_TYPE_IN_TEXT = re.compile(r'"type"\s*:\s*"(\w*)')
+_PRODUCT_IN_TEXT = re.compile(r'"product_id"\s*:\s*"([A-Z0-9-]{1,60})"')
+
+
+class CoinbaseParser(VenueParser):
+    """The frames of one connection; remembers which books have had their snapshot.
+
+    Args:
+        venue: the part before the colon of every symbol.
+        products: what was subscribed to, if it is known: frames of others are refused.
+    """
+
+    def __init__(self, venue: str = "COINBASE", products: Collection[str] | None = None) -> None:
+        self._venue = venue
+        self._products = None if products is None else frozenset(products)
+        self._books: set[str] = set()
+        self._lost: set[str] = set()
+        self._gaps: list[tuple[Channel, str]] = []
+
+    def parse(self, frame: str | bytes, rts: int) -> list[Tick]:
+        """See `VenueParser.parse`."""
+        try:
+            tick = self._tick(decode(_DECODER, frame), rts)
+        except FrameError as error:
+            if not isinstance(error, VenueRefused):
+                self._distrust(frame)
+            error.frame = frame[:512]
+            raise
+        return [] if tick is None else [tick]
+
+    def parse_body(self, url: str, body: str | bytes, rts: int) -> list[Tick]:
+        """Return nothing: this venue sends its snapshots over the WebSocket."""
+        return []
+
+    def reset(self) -> None:
+        """See `VenueParser.reset`."""
+        for product in sorted(self._books):
+            self._break(product)
+        self._lost.clear()
+
+    def take_gaps(self) -> list[tuple[Channel, str]]:
+        """See `VenueParser.take_gaps`."""
+        gaps, self._gaps = self._gaps, []
+        return gaps
+
+    def take_lost(self) -> set[str]:
+        """Return the products whose book has to be asked for again, and forget them."""
+        lost, self._lost = self._lost, set()
+        return lost
+
+    def _tick(self, message: Any, rts: int) -> Tick | None:
+        match message:
+            case _Update():
+                return self._delta(message, rts)
+            case _Ticker():
+                return self._quote(message, rts)
+            case _Match():
+                return self._trade(message, rts)
+            case _Snapshot():
+                return self._snapshot(message, rts)
+            case _Error():
+                raise _refusal(message)
+        return None
+
+    def _quote(self, message: _Ticker, rts: int) -> Quote:
+        bid, bid_size = one_side(message.best_bid, message.best_bid_size)
+        ask, ask_size = one_side(message.best_ask, message.best_ask_size)
+        return Quote(
+            sym=self._symbol(message.product_id),
+            ts=_time(message.time, rts),
+            rts=rts,
+            bid=bid,
+            bid_size=bid_size,
+            ask=ask,
+            ask_size=ask_size,
+        )
+
+    def _trade(self, message: _Match, rts: int) -> Trade:
+        check_decimals(message.price, message.size)
+        return Trade(
+            sym=self._symbol(message.product_id),
+            ts=text_to_ns(message.time),
+            rts=rts,
+            price=message.price,
+            size=message.size,
+            side=_AGGRESSOR[message.side],
+            id=str(message.trade_id),
+        )
+
+    def _snapshot(self, message: _Snapshot, rts: int) -> Book:
+        book = Book(
+            sym=self._symbol(message.product_id),
+            ts=_time(message.time, rts),
+            rts=rts,
+            kind="snapshot",
+            bids=snapshot_levels(message.bids, bids=True),
+            asks=snapshot_levels(message.asks, bids=False),
+        )
+        self._books.add(message.product_id)
+        self._lost.discard(message.product_id)
+        return book
+
+    def _delta(self, message: _Update, rts: int) -> Book | None:
+        book = Book(
+            sym=self._symbol(message.product_id),
+            ts=_time(message.time, rts),
+            rts=rts,
+            kind="delta",
+            bids=delta_levels(
+                [(price, size) for side, price, size in message.changes if side == "buy"], bids=True
+            ),
+            asks=delta_levels(
+                [(price, size) for side, price, size in message.changes if side == "sell"], bids=False
+            ),
+        )
+        # Changes of a book that nobody has seen whole are of no use to anybody.
+        return book if message.changes and message.product_id in self._books else None
+
+    def _distrust(self, frame: str | bytes) -> None:
+        """Stop serving the books of which this unreadable frame may have been an update.
+
+        A torn or garbled frame mostly still shows what it was. What shows no type but begins like a frame
+        may have been for any book; what doesn't even begin like one was none.
+        """
+        text = frame if isinstance(frame, str) else frame.decode("utf-8", "replace")
+        kind = _TYPE_IN_TEXT.search(text)
+        if kind is None and not text.lstrip().startswith("{"):
+            return
+        if kind is not None and not any(known.startswith(kind[1]) for known in ("l2update", "snapshot")):
+            return
+        product = _PRODUCT_IN_TEXT.search(text) if kind is not None else None
+        for suspect in [product[1]] if product is not None else sorted(self._books):
+            self._break(suspect)
+
+    def _break(self, product: str) -> None:
+        self._lost.add(product)
+        if product in self._books:
+            self._books.discard(product)
+            self._gaps.append(("book", self._symbol(product)))
+
+    def _symbol(self, product: str) -> str:
+        if self._products is not None and product not in self._products:
+            raise FrameError(f"nobody subscribed to {product[:80]!r}")
+        return canonical(self._venue, product)
+
+
+def _time(text: str | None, rts: int) -> int:
+    return rts if text is None else text_to_ns(text)
+
+
+def _refusal(error: _Error) -> VenueRefused:
+    text = ": ".join(part for part in (error.message, error.reason) if part) or "an error without a text"
+    wrong = re.search(r"failed to subscribe|not a valid|invalid|malformed|authenti", text, re.IGNORECASE)
+    busy = re.search(r"rate limit|too many|try again|unavailable|internal|timeout", text, re.IGNORECASE)
+    return VenueRefused(f"the venue says: {text[:300]}", permanent=wrong is not None and busy is None)
+
+
+class Coinbase(VenueFeed):
+    """Coinbase Exchange, live."""
+
+    venue = "COINBASE"
+
+    class Options(VenueOptions):
+        """Keys of a feed of the type ``coinbase``."""
+
+        type: Literal["coinbase"] = "coinbase"
+        url: str = "wss://ws-feed.exchange.coinbase.com"
+
+        @field_validator("symbols")
+        @classmethod
+        def _are_products(cls, symbols: tuple[str, ...]) -> tuple[str, ...]:
+            for symbol in symbols:
+                if _PRODUCT.fullmatch(symbol) is None or len(symbol) > 50:
+                    raise ValueError(f"{symbol!r} is no product of Coinbase: write it like 'BTC-USD'")
+            return symbols
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.symbols = [canonical(self.venue, product) for product in options.symbols]
+        self._asked_again: Counter[str] = Counter()
+
+    def subscribe_frames(self) -> list[str]:
+        """See `VenueFeed.subscribe_frames`."""
+        channels = [_VENUE_CHANNELS[channel] for channel in self.options.channels]
+        return [_request("subscribe", list(self.options.symbols), channels)]
+
+    def new_parser(self) -> CoinbaseParser:
+        """See `VenueFeed.new_parser`."""
+        return CoinbaseParser(self.venue, self.options.symbols)
+
+    async def run(self, ctx: FeedContext) -> None:
+        """See `VenueFeed.run`."""
+        self._asked_again.clear()
+        await super().run(ctx)
+
+    async def after_frame(self, socket: VenueSocket, parser: VenueParser) -> None:
+        """Ask for books that broke: a new subscription begins with a snapshot."""
+        assert isinstance(parser, CoinbaseParser)
+        if "book" not in self.options.channels:
+            return
+        for product in sorted(parser.take_lost().intersection(self.options.symbols)):
+            self._asked_again[product] += 1
+            if self._asked_again[product] > _ASK_AGAIN:
+                raise FeedError(f"the book of {product} can't be read, however often it is asked for")
+            for verb in ("unsubscribe", "subscribe"):
+                await socket.send(_request(verb, [product], [_VENUE_CHANNELS["book"]]))
+
+
+def _request(verb: str, products: list[str], channels: list[str]) -> str:
+    request = {"type": verb, "product_ids": products, "channels": channels}
+    return msgspec.json.encode(request).decode()

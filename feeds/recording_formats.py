@@ -1,0 +1,112 @@
+"""Which venue a recording is of, and the parser for it. Pure but for reading the files' first lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from feeds.binance_frames import BinanceParser
+from feeds.coinbase import CoinbaseParser
+from feeds.own_ticks import OwnTicksParser
+from feeds.recordings import Record, read_file
+from feeds.venue import VenueParser
+
+Format = Literal["coinbase", "binance", "ticks"]
+
+#: What ticks of each format are called, where the recording doesn't say.
+DEFAULT_VENUES: dict[Format, str] = {"coinbase": "COINBASE", "binance": "BINANCE", "ticks": "REPLAY"}
+#: Perpetuals and futures are other instruments than the spot pairs of the same name.
+FUTURES_VENUE = "BINANCE_USDM"
+
+_LINES = 200
+_HEAD = 4096
+_COINBASE = re.compile(
+    rb'"type"\s*:\s*"(?:subscriptions|ticker|match|last_match|snapshot|l2update|heartbeat)"'
+)
+_BINANCE = re.compile(
+    rb'"stream"\s*:\s*"[^"]*@|"e"\s*:\s*"(?:depthUpdate|trade|aggTrade|bookTicker)"|"lastUpdateId"'
+)
+_BINANCE_FUTURES = re.compile(rb'"pu"\s*:|"e"\s*:\s*"bookTicker"|"X"\s*:|"lastUpdateId"\s*:\s*\d+\s*,\s*"E"')
+_OURS = re.compile(rb'"type"\s*:\s*"(?:welcome|ack|snapshot|update|heartbeat|gap|notice)"')
+_OUR_SYMBOL = re.compile(rb'"sym"\s*:\s*"([A-Z0-9][A-Z0-9_]*):')
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Whose traffic a file holds. ``format`` is ``None`` for a venue that there is no parser for."""
+
+    format: Format | None
+    venue: str
+
+
+def new_parser(form: Format, venue: str, *, is_override: bool) -> VenueParser:
+    """Return a parser for one recorded connection."""
+    parsers: dict[Format, Callable[[], VenueParser]] = {
+        "coinbase": lambda: CoinbaseParser(venue),
+        "binance": lambda: BinanceParser(venue),
+        "ticks": lambda: OwnTicksParser(venue, is_override=is_override),
+    }
+    return parsers[form]()
+
+
+def origin_of_file(path: Path) -> Origin | None:
+    """Look at a file's first lines; ``None``: they are of no known kind.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    unknown: Origin | None = None
+    reader = read_file(path)
+    try:
+        for record in islice(reader, _LINES):
+            origin = origin_of(record)
+            if origin is not None and origin.format is not None:
+                return origin
+            unknown = unknown or origin
+    finally:
+        reader.close()
+    return unknown
+
+
+def origin_of(record: Record) -> Origin | None:
+    """Tell whose traffic one line is, by its frame or its URL; ``None`` if it doesn't show."""
+    match record.kind:
+        case "frame":
+            return _origin_of_frame(record.payload)
+        case "message":
+            return _origin_of_message(record.payload)
+        case "body" | "opened":
+            return _origin_of_url(record.url)
+    return None
+
+
+def _origin_of_frame(frame: bytes) -> Origin | None:
+    head = frame[:_HEAD]
+    if _COINBASE.search(head) and b'"product_id' in head + frame[-_HEAD:]:
+        return Origin("coinbase", "COINBASE")
+    if _BINANCE.search(head):
+        return Origin("binance", FUTURES_VENUE if _BINANCE_FUTURES.search(head) else "BINANCE")
+    return None
+
+
+def _origin_of_message(message: bytes) -> Origin | None:
+    # Messages without a symbol (welcome, ack) don't show the venue yet.
+    symbol = _OUR_SYMBOL.search(message)
+    return Origin("ticks", symbol[1].decode()) if symbol and _OURS.search(message[:_HEAD]) else None
+
+
+def _origin_of_url(url: str) -> Origin | None:
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return None
+    if "coinbase" in host:
+        return Origin("coinbase", "COINBASE")
+    if "binance" in host:
+        return Origin("binance", FUTURES_VENUE if host.startswith("f") else "BINANCE")
+    return Origin(None, host) if host else None
