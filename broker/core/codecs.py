@@ -21,6 +21,8 @@ from broker.core.ticks import Bar, Tick
 _json_encode = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
+_json_of: Callable[[Entry], bytes] = attrgetter("json")
+_packed_of: Callable[[Entry], bytes] = attrgetter("packed")
 
 
 class Codec(Protocol):

@@ -41,7 +41,7 @@ class WebSocketFraming:
 
     def __init__(self, *, is_binary: bool) -> None:
         self._first = bytes((_BINARY if is_binary else _TEXT,))
-        self._last: tuple[bytes, bytes] = (b"", b"")
+        self._last: tuple[bytes | None, bytes] = (None, b"")
 
     def frame(self, kind: str, payload: bytes, cursor: str = "") -> bytes:
         last_payload, framed = self._last
