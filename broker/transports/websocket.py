@@ -307,12 +307,14 @@ class WebSocketTransport:
             return
         stream.offer(accept(key, None))
         peer = Peer(stream, connection.head.rest, message_bytes=ECHO_BYTES)
+        # Not the shared ones: they remember what they framed last, and would keep 16 MiB.
+        text, binary = WebSocketFraming(is_binary=False), WebSocketFraming(is_binary=True)
 
         async def send_back(payload: str | bytes) -> None:
             if isinstance(payload, str):
-                await stream.send_all(WEBSOCKET_TEXT.frame("", payload.encode()))
+                await stream.send_all(text.frame("", payload.encode()))
             else:
-                await stream.send_all(WEBSOCKET_BINARY.frame("", payload))
+                await stream.send_all(binary.frame("", payload))
 
         reason = await peer.run(send_back, lambda: None)
         if reason is errors.TOO_BIG:
