@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from broker.client.events import Event, Gap, Snapshot
+from broker.client.events import AnyEvent, Gap, Snapshot
 from broker.core.books import BookState
 from broker.core.delivery import Mode
 from broker.core.ticks import Bar, Book, Level, Quote, Status, Tick, Trade
@@ -97,7 +97,7 @@ class Board:
         self._sampled_at = now
         self._sampled_ticks = 0
 
-    def take(self, event: Event, mode: Mode | None, now: float) -> None:
+    def take(self, event: AnyEvent, mode: Mode | None, now: float) -> None:
         """Take in one event; ``mode`` is that of its subscription."""
         if isinstance(event, Gap):
             self._take_gap(event)

@@ -6,7 +6,7 @@ import logging
 import random
 import ssl
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import msgspec
 import trio
@@ -32,6 +32,7 @@ from broker.client.state import SubscriptionState
 from broker.client.subscription import Subscription
 from broker.client.wire import ClientCodec, CodecName, Target
 from broker.core.delivery import DeliveryRequest
+from broker.core.ticks import Bar, Book, Quote, Status, Tick, Trade
 
 log = logging.getLogger("tapecast.client")
 
@@ -40,6 +41,19 @@ log = logging.getLogger("tapecast.client")
 PATIENCE = 4
 #: A subscription that was live, and that a broker which has come up again does not know yet.
 REFUSED_RETRY_S = (1.0, 10.0)
+
+
+class SubscribeOptions(TypedDict, total=False):
+    """The keywords of `Client.subscribe`."""
+
+    delivery: Mapping[str, Any] | DeliveryRequest | None
+    snapshot: bool | None
+    cursor: str | None
+    on_gap: Callable[[Gap], object] | None
+    buffer_ticks: int | None
+
+
+Names = str | Iterable[str]
 
 
 class Client:
@@ -85,16 +99,40 @@ class Client:
         """``connecting`` (never connected yet), ``connected``, ``reconnecting`` or ``closed``."""
         return self._state
 
+    @overload
+    def subscribe(
+        self, ch: Literal["quote"], *symbols: Names, **options: Unpack[SubscribeOptions]
+    ) -> Subscription[Quote]: ...
+    @overload
+    def subscribe(
+        self, ch: Literal["trade"], *symbols: Names, **options: Unpack[SubscribeOptions]
+    ) -> Subscription[Trade]: ...
+    @overload
+    def subscribe(
+        self, ch: Literal["book"], *symbols: Names, **options: Unpack[SubscribeOptions]
+    ) -> Subscription[Book]: ...
+    @overload
+    def subscribe(
+        self, ch: Literal["bar"], *symbols: Names, **options: Unpack[SubscribeOptions]
+    ) -> Subscription[Bar]: ...
+    @overload
+    def subscribe(
+        self, ch: Literal["status"], *symbols: Names, **options: Unpack[SubscribeOptions]
+    ) -> Subscription[Status]: ...
+    @overload
+    def subscribe(
+        self, ch: str, *symbols: Names, **options: Unpack[SubscribeOptions]
+    ) -> Subscription[Tick]: ...
     def subscribe(
         self,
         ch: str,
-        *symbols: str | Iterable[str],
+        *symbols: Names,
         delivery: Mapping[str, Any] | DeliveryRequest | None = None,
         snapshot: bool | None = None,
         cursor: str | None = None,
         on_gap: Callable[[Gap], object] | None = None,
         buffer_ticks: int | None = None,
-    ) -> Subscription:
+    ) -> Subscription[Any]:
         """Return a subscription, which begins when it is iterated over or entered.
 
         Args:
@@ -103,7 +141,7 @@ class Client:
             delivery: what is asked for of the delivery contract (protocol, section 4); what is left out is up
                 to the channel.
             snapshot: whether to begin with the present state; by default without a cursor only. With a cursor
-                in mode ``every`` the newest tick then comes twice: as state, and in its place in the flow.
+                it comes without what the ticks since then have shown already.
             cursor: where to take up, from `Subscription.cursor`.
             on_gap: called, when iterating over ticks, with each gap in its place in the flow.
             buffer_ticks: as `connect` has it, for this subscription.
@@ -200,9 +238,10 @@ class Client:
                 lost = await self._serve(link)
                 link = None
                 self._backoff.lasted(trio.current_time() - since)
-                self._note(lost)
+                self._last_error = lost.reason
                 if lost.is_permanent:
                     raise ClientClosed(lost.code, lost.reason)
+                self._set_state("reconnecting")
                 log.info("connection to %s lost: %s", self._target.url, lost.reason)
                 wait_s = self._backoff.next_delay(lost.retry_after_s)
         except ClientClosed as exc:
@@ -214,7 +253,7 @@ class Client:
             try:
                 return await self.open()
             except LinkLost as exc:
-                self._note(exc)
+                self._last_error = exc.reason
                 self._attempts += 1
                 if exc.is_permanent:
                     raise ClientClosed(exc.code, exc.reason) from None
@@ -222,10 +261,6 @@ class Client:
                     text = f"gave up after {self._attempts} attempts; the last one: {exc.reason}"
                     raise ClientClosed(exc.code, text) from None
                 wait_s = self._backoff.next_delay(exc.retry_after_s)
-
-    def _note(self, lost: LinkLost) -> None:
-        self._last_error = lost.reason
-        self._set_state("reconnecting" if self._connections else "connecting")
 
     def _set_state(self, state: State) -> None:
         if state != self._state:

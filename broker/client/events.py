@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 from broker.core.delivery import Mode
 from broker.core.ticks import Tick
 
+#: The kind of tick: that of the subscription's channel.
+T_co = TypeVar("T_co", bound=Tick, covariant=True)
+
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Generic[T_co]):
     """The present state of symbols: the newest tick of each, the whole book on ``book``.
 
     Attributes:
@@ -19,26 +23,29 @@ class Snapshot:
         is_complete: false for all parts of a large snapshot but the last.
     """
 
-    ticks: list[Tick]
+    ticks: Sequence[T_co]
     cursor: str | None
     is_complete: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
+class Update(Generic[T_co]):
     """Ticks as they happened, oldest first, those of one symbol without a repetition.
 
     Attributes:
         cursor: where a later subscription takes up behind this event.
     """
 
-    ticks: list[Tick]
+    ticks: Sequence[T_co]
     cursor: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Ticks of one symbol that will not come.
+
+    On ``book`` the deltas that follow are to a state that you do not have, until the next snapshot; where
+    none follows by itself (``overflow``, ``stale``), subscribe anew.
 
     Attributes:
         sub: the broker's number of the subscription, as on the wire.
@@ -60,7 +67,8 @@ class Gap:
         return None if self.first is None or self.last is None else self.last - self.first + 1
 
 
-Event: TypeAlias = Snapshot | Update | Gap
+Event: TypeAlias = Snapshot[T_co] | Update[T_co] | Gap
+AnyEvent: TypeAlias = Event[Tick]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import trio
 
-from broker.client.events import Event, Gap
+from broker.client.events import AnyEvent, Gap
 
 
 class Pipe:
@@ -29,13 +29,13 @@ class Pipe:
         self.ended = trio.Event()
         self.ledger_known = trio.Event()
         self.cursor: str | None = None
-        self._events: deque[Event] = deque()
+        self._events: deque[AnyEvent] = deque()
         self._failure: Exception | None = None
         self._readable = trio.Event()
         self._on_room = on_room
         self._held: str | None = None
 
-    def put(self, event: Event) -> None:
+    def put(self, event: AnyEvent) -> None:
         """Add an event; never refuses, the caller looks at ``weight``."""
         if self.ended.is_set():
             return
@@ -70,7 +70,7 @@ class Pipe:
         self.answered.set()
         self._readable.set()
 
-    async def take(self) -> Event | None:
+    async def take(self) -> AnyEvent | None:
         """Return the next event, ``None`` at the end. A checkpoint in any case.
 
         Raises:
@@ -100,5 +100,5 @@ class Pipe:
             raise self._failure
 
 
-def _weight(event: Event) -> int:
+def _weight(event: AnyEvent) -> int:
     return 1 if isinstance(event, Gap) else max(1, len(event.ticks))

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from broker.client.events import Event, Gap, Snapshot, Update
+from broker.client.events import AnyEvent, Gap, Snapshot, Update
 from broker.client.sequence import Sequence
 from broker.client.state import SubscriptionState
 from broker.client.wire import Ack, BadMessage, ClientCodec, Closing, Heartbeat, Welcome
@@ -26,7 +26,7 @@ from broker.core.mailbox import LedgerEntry
 from broker.core.messages import Error
 from broker.core.messages import Snapshot as WireSnapshot
 from broker.core.messages import Update as WireUpdate
-from broker.core.ticks import Tick
+from broker.core.ticks import Book, Tick
 
 #: Refusals that a broker which has just come up may take back once its feeds are there.
 MAY_PASS = frozenset(("unknown_symbol", "unknown_venue", "no_symbols", "too_many_requests"))
@@ -71,7 +71,7 @@ class Occurred:
     """Something for the application."""
 
     state: SubscriptionState
-    event: Event
+    event: AnyEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +319,9 @@ class ClientProtocol:
             sequence = self._claim(state, tick.ch, tick.sym)
             if sequence.is_lost:
                 effects.append(Occurred(state, self._lost(state, sequence, tick)))
-            is_news, skipped = sequence.snapshot(tick.seq, state.snapshot_number, is_aside=is_aside)
+            is_news, skipped = sequence.snapshot(
+                tick.seq, state.snapshot_number, is_aside=is_aside, is_whole=type(tick) is Book
+            )
             if skipped:
                 state.conflated += skipped
             if is_news:

@@ -13,14 +13,16 @@ class Sequence:
         last: the highest ``seq`` that is accounted for; ``None``: not known, the next one is right.
         is_lost: the epoch that it belonged to is over, and the application has not been told yet.
         has_gap: a gap was told since the subscription was last taken up, so a snapshot is news.
+        has_state: a snapshot has been shown in this epoch.
     """
 
-    __slots__ = ("_floor", "_holes", "_snapshot", "has_gap", "is_lost", "last")
+    __slots__ = ("_floor", "_holes", "_snapshot", "has_gap", "has_state", "is_lost", "last")
 
     def __init__(self) -> None:
         self.last: int | None = None
         self.is_lost = False
         self.has_gap = False
+        self.has_state = False
         self._holes: list[tuple[int, int]] = []
         self._snapshot = 0
         self._floor: int | None = None
@@ -72,12 +74,14 @@ class Sequence:
             self._holes = [*self._holes[1 - MAX_HOLES :], (first, last)]
         return first, last
 
-    def snapshot(self, seq: int, number: int, *, is_aside: bool) -> tuple[bool, int]:
+    def snapshot(self, seq: int, number: int, *, is_aside: bool, is_whole: bool = False) -> tuple[bool, int]:
         """Take in a tick of a snapshot.
 
         Args:
             number: of the snapshot; several ticks of one snapshot may be of one symbol (bars).
-            is_aside: every tick since a cursor follows, so this one does not move the account.
+            is_aside: every tick since a cursor is sent too, so this one does not move the account.
+            is_whole: it is no tick of the flow but what all of them amount to (a book), so it is news to
+                those who have the flow only.
 
         Returns:
             Whether it is news, and how many ticks it jumped over.
@@ -85,7 +89,8 @@ class Sequence:
         if number != self._snapshot:
             self._snapshot = number
             self._floor = None if self.has_gap else self.last
-        is_news = self._floor is None or seq > self._floor
+        is_news = self._floor is None or seq > self._floor or (is_whole and not self.has_state)
+        self.has_state = self.has_state or is_news
         if is_aside and not self.has_gap:
             return is_news, 0
         skipped = 0
@@ -101,4 +106,5 @@ class Sequence:
         self._holes.clear()
         if is_new_epoch:
             self.is_lost = True
+            self.has_state = False
             self.last = None

@@ -91,7 +91,8 @@ class SubscriptionState:
         self.delivery = ack.delivery
         self.mode = ack.mode
         if self.is_resuming and ack.cursor != self.cursor:
-            # A cursor of another epoch: the broker begins now, and a snapshot comes, or has to be asked for.
+            # It may be of another epoch: then a snapshot comes, or has to be asked for should this connection
+            # end before. If it is not (others of this session lag behind), asking does no harm.
             self.awaits_snapshot = True
         self.cursor = ack.cursor
         venues = {symbol: parse_pattern(symbol) for symbol in ack.symbols}

@@ -6,16 +6,15 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, cast
 
 import trio
 
-from broker.client.events import Event, Gap, SubscriptionStatistics
+from broker.client.events import Event, Gap, SubscriptionStatistics, T_co
 from broker.client.pipe import Pipe
 from broker.client.state import SubscriptionState
 from broker.client.wire import Rejected
 from broker.core.mailbox import LedgerEntry
-from broker.core.ticks import Tick
 
 
 class Owner(Protocol):
@@ -28,7 +27,7 @@ class Owner(Protocol):
         """End it at once; return whether the broker's last word on it is to come."""
 
 
-class Subscription:
+class Subscription(Generic[T_co]):
     """An asynchronous iterator of ticks: those of the snapshot first, then every update.
 
     It begins when it is first iterated over, or entered with ``async with``; a refusal is raised there, as
@@ -49,15 +48,15 @@ class Subscription:
         self._state = state
         self._pipe = pipe
         self._on_gap = on_gap
-        self._ticks: Iterator[Tick] = iter(())
+        self._ticks: Iterator[T_co] = iter(())
         self._has_begun = False
 
     # ── iterating ────────────────────────────────────────────────────────────────────────────────
 
-    def __aiter__(self) -> Subscription:
+    def __aiter__(self) -> Subscription[T_co]:
         return self
 
-    async def __anext__(self) -> Tick:
+    async def __anext__(self) -> T_co:
         """Return the next tick.
 
         A checkpoint once for each message of the broker, not for each tick. Cancelled, it loses nothing.
@@ -76,17 +75,18 @@ class Subscription:
             else:
                 self._ticks = iter(event.ticks)
 
-    def events(self) -> AsyncIterator[Event]:
+    def events(self) -> AsyncIterator[Event[T_co]]:
         """Iterate over events instead of ticks; raises as `__anext__`."""
         return _Events(self)
 
-    async def _next_event(self) -> Event:
+    async def _next_event(self) -> Event[T_co]:
         if not self._has_begun:
             await self._begin()
         event = await self._pipe.take()
         if event is None:
             raise StopAsyncIteration
-        return event
+        # The broker sends on a channel nothing but its kind of tick.
+        return cast(Event[T_co], event)
 
     async def _begin(self) -> None:
         self._has_begun = True
@@ -97,7 +97,7 @@ class Subscription:
         await self._pipe.answered.wait()
         self._pipe.raise_if_refused()
 
-    async def __aenter__(self) -> Subscription:
+    async def __aenter__(self) -> Subscription[T_co]:
         """Begin, and wait for the broker's answer. Raises as `__anext__`."""
         if not self._has_begun:
             await self._begin()
@@ -167,16 +167,16 @@ class Subscription:
 ANSWER_TIMEOUT_S = 2.0
 
 
-class _Events:
+class _Events(Generic[T_co]):
     """Keeps its subscription alive, and iterates over its events."""
 
-    def __init__(self, subscription: Subscription) -> None:
+    def __init__(self, subscription: Subscription[T_co]) -> None:
         self._subscription = subscription
 
-    def __aiter__(self) -> _Events:
+    def __aiter__(self) -> _Events[T_co]:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> Event[T_co]:
         return await self._subscription._next_event()
 
 

@@ -19,11 +19,12 @@ from broker.client.board import Board, printable
 from broker.client.client import Client
 from broker.client.connect import connect
 from broker.client.errors import ClientClosed, ConnectError, SubscribeError
-from broker.client.events import Event, Gap, State
+from broker.client.events import AnyEvent, Gap, State
 from broker.client.screen import plain_lines, render
 from broker.client.subscription import Subscription
 from broker.client.wire import parse_url
 from broker.core.codecs import tick_to_json
+from broker.core.ticks import Tick
 
 REFRESH_S = 0.25
 PLAIN_S = 1.0
@@ -61,7 +62,7 @@ class Output:
 class View(Protocol):
     """How what happens is shown."""
 
-    async def show(self, subscription: Subscription, event: Event) -> None:
+    async def show(self, subscription: Subscription[Tick], event: AnyEvent) -> None:
         """Take in one event. Raises `OutputClosed`."""
 
     async def run(self, client: Client) -> None:
@@ -77,7 +78,7 @@ class JsonLines:
     def __init__(self, output: Output) -> None:
         self._output = output
 
-    async def show(self, subscription: Subscription, event: Event) -> None:
+    async def show(self, subscription: Subscription[Tick], event: AnyEvent) -> None:
         if isinstance(event, Gap):
             lines = [gap_to_json(event)]
         else:
@@ -99,7 +100,7 @@ class PlainLines:
         self._output = output
         self._board = Board(trio.current_time())
 
-    async def show(self, subscription: Subscription, event: Event) -> None:
+    async def show(self, subscription: Subscription[Tick], event: AnyEvent) -> None:
         self._board.take(event, subscription.statistics().mode, trio.current_time())
 
     async def run(self, client: Client) -> None:
@@ -121,7 +122,7 @@ class LiveTable:
         self._console = console
         self._board = Board(trio.current_time())
 
-    async def show(self, subscription: Subscription, event: Event) -> None:
+    async def show(self, subscription: Subscription[Tick], event: AnyEvent) -> None:
         self._board.take(event, subscription.statistics().mode, trio.current_time())
 
     async def run(self, client: Client) -> None:
