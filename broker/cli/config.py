@@ -40,7 +40,7 @@ def show(config: ConfigFlag = None) -> int:
         print()
     for options in loaded.config.feeds:
         print(f"[[feeds]]  # {loaded.feeds_origin}")
-        for key, value in options.model_dump(mode="json").items():
+        for key, value in options.model_dump(mode="json", exclude_none=True).items():
             print(f"{key} = {shown(value)}")
         print()
     return exits.OK

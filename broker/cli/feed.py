@@ -15,6 +15,7 @@ feed_app = App(name="feed", help="List the feeds.", help_format="plaintext")
 @feed_app.command(name="list")
 def list_feeds(config: ConfigFlag = None) -> int:
     """List the types of feeds there are, with their keys, and the feeds that are configured."""
+    from broker.config.problems import show
     from feeds import FEEDS
 
     print("Types:")
@@ -27,6 +28,6 @@ def list_feeds(config: ConfigFlag = None) -> int:
     print(f"\nConfigured ({loaded.feeds_origin}):")
     for options in loaded.config.feeds:
         given = options.model_dump(mode="json", exclude_unset=True, exclude={"type", "name"})
-        settings = ", ".join(f"{key}={value}" for key, value in given.items())
+        settings = ", ".join(f"{key}={show(value)}" for key, value in given.items())
         print(f"  {options.name or options.type:<12} {options.type}{': ' if settings else ''}{settings}")
     return exits.OK

@@ -120,6 +120,10 @@ def reason(error: ErrorDetails) -> str:
             return f"must be more than {_number(ctx['gt'])}"
         case "less_than_equal":
             return f"must be at most {_number(ctx['le'])}"
+        case "too_short":
+            return f"must be a list of at least {ctx['min_length']}"
+        case "too_long":
+            return f"must be a list of at most {ctx['max_length']}"
         case "less_than":
             return f"must be less than {_number(ctx['lt'])}"
     return _WANTED.get(kind) or error["msg"][:1].lower() + error["msg"][1:]

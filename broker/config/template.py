@@ -43,18 +43,22 @@ seed = 1
 # type = "replay"
 # # A recording: a file, a folder or a pattern, plain or .gz.
 # path = "recordings/coinbase.gz"
-# # coinbase, binance, or auto: looks at the frames.
+# # coinbase, binance, ticks (what Tapecast itself sends as NDJSON), or auto: looks at the frames.
 # format = "auto"
 # # As recorded is 1; 10 is ten times as fast; "max" does not wait at all.
 # speed = 1
 # # Begin again at its end.
 # loop = false
+# # In place of the recording's own venue, so that it does not mix with a live feed of the same.
+# venue = "REPLAY"
 
 # [[feeds]]
 # type = "coinbase"
 # symbols = ["BTC-USD", "ETH-USD"]
 # channels = ["quote", "trade", "book"]
 # url = "wss://ws-feed.exchange.coinbase.com"
+# # Connected again if it has been mute for so long.
+# stale_after_s = 60.0
 
 # [[feeds]]
 # type = "binance"
@@ -62,6 +66,7 @@ seed = 1
 # channels = ["quote", "trade", "book"]
 # url = "wss://stream.binance.com:9443"
 # rest_url = "https://api.binance.com"
+# stale_after_s = 60.0
 """
 
 _WIDTH = 110
