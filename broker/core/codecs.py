@@ -20,8 +20,6 @@ from broker.core.ticks import Bar, Tick
 
 _json_encode = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
-_json_of: Callable[[Entry], bytes] = attrgetter("json")
-_packed_of: Callable[[Entry], bytes] = attrgetter("packed")
 _unpack = msgspec.msgpack.Decoder().decode
 _json_of: Callable[[Entry], bytes] = attrgetter("json")
 _packed_of: Callable[[Entry], bytes] = attrgetter("packed")
