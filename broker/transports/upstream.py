@@ -9,19 +9,16 @@ going through one would be harder to understand than none.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
+from typing import cast
+from urllib.parse import urlsplit
 
 import httpx
 import trio
-from trio_websocket import (
-    ConnectionClosed,
-    ConnectionRejected,
-    HandshakeError,
-    WebSocketConnection,
-    connect_websocket_url,
-)
+from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
+from wsproto.utilities import LocalProtocolError
 
 import broker
 from broker.core.errors import FeedError
@@ -81,13 +78,17 @@ async def connect_ws(
     Raises:
         FeedError: on entering, if no connection comes about; from within, once it is closed.
     """
+    wire: _Wire | None = None
+    connection: WebSocketConnection | None = None
     failure: Exception | None = None
+    deadline = trio.current_time() + connect_timeout_s
     try:
         async with trio.open_nursery() as nursery:
-            connection = None
             # An exception of the block must come out as it is, not as the group a nursery makes of it.
             try:
-                connection = await _connect(nursery, url, max_message_bytes, connect_timeout_s)
+                with _no_later_than(url, deadline, connect_timeout_s):
+                    wire = await _open(url)
+                    connection = await _shake_hands(nursery, url, wire, max_message_bytes)
                 yield UpstreamSocket(url, connection)
             except Exception as error:
                 failure = error
@@ -97,8 +98,24 @@ async def connect_ws(
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         failure = _reader_failure(url, group, failure)
+    finally:
+        # trio-websocket leaves its stream open where the peer closed first.
+        if wire is not None:
+            await trio.aclose_forcefully(wire)
     if failure is not None:
         raise failure
+
+
+@contextmanager
+def _no_later_than(url: str, deadline: float, timeout_s: float) -> Iterator[None]:
+    """Turn what can go wrong while connecting into a `FeedError`."""
+    try:
+        with trio.fail_at(deadline):
+            yield
+    except trio.TooSlowError:
+        raise FeedError(f"{url}: no connection within {timeout_s:g} s") from None
+    except (OSError, ValueError, trio.BrokenResourceError, LocalProtocolError) as error:
+        raise FeedError(f"{url}: no connection: {_text(error.__cause__ or error)}") from error
 
 
 async def get_body(url: str, *, timeout_s: float = 20.0, max_bytes: int = 64 << 20) -> bytes:
@@ -121,29 +138,76 @@ async def get_body(url: str, *, timeout_s: float = 20.0, max_bytes: int = 64 << 
         raise FeedError(f"GET {url}: {_text(error)}") from error
 
 
-async def _connect(
-    nursery: trio.Nursery, url: str, max_message_bytes: int, timeout_s: float
-) -> WebSocketConnection:
+class _Wire(trio.abc.Stream):
+    """The bytes of a connection, with a flag for when they have ended: trio-websocket tells too late."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.ended = trio.Event()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        try:
+            received = await self._stream.receive_some(max_bytes)
+        except trio.BrokenResourceError:
+            self.ended.set()
+            raise
+        if not received:
+            self.ended.set()
+        return received
+
+    async def aclose(self) -> None:
+        self.ended.set()
+        await self._stream.aclose()
+
+
+async def _open(url: str) -> _Wire:
+    """Connect TCP, and TLS for ``wss``."""
+    parts = urlsplit(url)
+    if parts.hostname is None:
+        raise ValueError("a URL without a host")
+    if parts.scheme == "ws":
+        return _Wire(await trio.open_tcp_stream(parts.hostname, parts.port or 80))
+    if parts.scheme != "wss":
+        raise ValueError("not a ws:// or wss:// URL")
+    stream = await trio.open_ssl_over_tcp_stream(
+        parts.hostname, parts.port or 443, ssl_context=tls_context(), https_compatible=True
+    )
     try:
-        with trio.fail_after(timeout_s):
-            return await connect_websocket_url(
-                nursery,
-                url,
-                ssl_context=tls_context() if url.startswith("wss:") else None,
-                message_queue_size=_QUEUE_MESSAGES,
-                max_message_size=max_message_bytes,
-                receive_buffer_size=_RECEIVE_BYTES,
-                extra_headers=[(b"user-agent", _USER_AGENT.encode())],
-            )
-    except trio.TooSlowError:
-        raise FeedError(f"{url}: no connection within {timeout_s:g} s") from None
-    except ConnectionRejected as error:
-        body = bytes(error.body or b"")[:200].decode("utf-8", "replace")
-        raise FeedError(f"{url}: refused with HTTP {error.status_code} {body}".rstrip()) from error
-    except ConnectionClosed as error:
-        raise FeedError(f"{url}: closed during the WebSocket handshake") from error
-    except (HandshakeError, OSError, ValueError, trio.BrokenResourceError) as error:
-        raise FeedError(f"{url}: no connection: {_text(error.__cause__ or error)}") from error
+        await stream.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return _Wire(stream)
+
+
+async def _shake_hands(nursery: trio.Nursery, url: str, wire: _Wire, max_bytes: int) -> WebSocketConnection:
+    """Upgrade to WebSocket. A refusal shows in the nursery, as trio-websocket raises it in its own task."""
+    parts = urlsplit(url)
+    with trio.CancelScope() as handshake:
+        nursery.start_soon(_cancel_at, wire.ended, handshake)
+        return await wrap_client_stream(
+            nursery,
+            # Any stream will do, says its documentation; its types say less.
+            cast(trio.SocketStream, wire),
+            parts.netloc.rpartition("@")[2],
+            (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+            message_queue_size=_QUEUE_MESSAGES,
+            max_message_size=max_bytes,
+            receive_buffer_size=_RECEIVE_BYTES,
+            extra_headers=[(b"user-agent", _USER_AGENT.encode())],
+        )
+    raise FeedError(f"{url}: closed during the WebSocket handshake, or no WebSocket there")
+
+
+async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 async def _close(connection: WebSocketConnection, timeout_s: float) -> None:
@@ -151,8 +215,13 @@ async def _close(connection: WebSocketConnection, timeout_s: float) -> None:
     with trio.move_on_after(timeout_s):
         try:
             await connection.aclose()
-        except (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+        except (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
             return
+
+
+def _refusal(url: str, error: ConnectionRejected) -> FeedError:
+    body = bytes(error.body or b"")[:200].decode("utf-8", "replace")
+    return FeedError(f"{url}: refused with HTTP {error.status_code} {body}".rstrip())
 
 
 def _reader_failure(
@@ -164,7 +233,10 @@ def _reader_failure(
         raise group
     if failure is not None and not isinstance(failure, FeedError):
         return failure
-    return FeedError(f"{url}: the connection failed: {_text(errors.exceptions[0])}")
+    first = errors.exceptions[0]
+    if isinstance(first, ConnectionRejected):
+        return _refusal(url, first)
+    return FeedError(f"{url}: the connection failed: {_text(first)}")
 
 
 async def _get(url: str, timeout_s: float, max_bytes: int) -> bytes:
@@ -175,10 +247,15 @@ async def _get(url: str, timeout_s: float, max_bytes: int) -> bytes:
         ) as client,
         client.stream("GET", url) as response,
     ):
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > max_bytes:
-                raise FeedError(f"GET {url}: more than {max_bytes} bytes")
+        # Leaving the loop early would leave httpx's inner generators to the garbage collector; cancelling
+        # unwinds them.
+        with trio.CancelScope() as reading:
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > max_bytes:
+                    reading.cancel()
+    if len(body) > max_bytes:
+        raise FeedError(f"GET {url}: more than {max_bytes} bytes")
     if response.status_code != 200:
         raise FeedError(f"GET {url}: HTTP {response.status_code}: {body[:200].decode('utf-8', 'replace')}")
     return bytes(body)
