@@ -1,8 +1,9 @@
 """What goes to a subscriber next, as bytes, a write at a time. Pure.
 
-Order: gaps, then what was queued when a snapshot was asked for, that snapshot, what a resume has to
-catch up with, and then the live ticks. So the ticks of a topic leave in the order of their `seq`, and every
-cursor that is sent means what it says: all before it has been sent.
+Order: gaps, then what waited when a snapshot was asked for, that snapshot, and what came since. Ticks leave
+in the order of the tape, those that a resume has to catch up with and those of all queues together. So the
+ticks of a topic leave in the order of their `seq`, and every cursor that is sent means what it says: all
+before it has been sent, and nothing behind it.
 
 A write is kept near `WRITE_BYTES`: what is in the socket can't be conflated any more, and what is in one
 write has to be taken within one write deadline.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
+from operator import itemgetter
 
 from broker.core.codecs import Codec
 from broker.core.framing import Framing
@@ -94,10 +96,10 @@ class Outbox:
         A resume brings no snapshot, so it would never see the symbols that were still to come.
         """
         subs = self._session.subscriptions.values()
-        return "" if any(sub.snapshot is not None or sub.show_later for sub in subs) else cursor
+        return "" if any(sub.snapshot is not None for sub in subs) else cursor
 
     def settle(self) -> Subscription | None:
-        """Keep every queue within its bounds; return the subscription whose contract calls for an eviction."""
+        """Keep every queue within its bounds; return the subscription that has to be evicted, if any."""
         for sub in self._session.subscriptions.values():
             if sub.mailbox.settle() is Verdict.EVICT:
                 self.evicted = sub
@@ -114,14 +116,12 @@ class Outbox:
                 sub.mailbox.expire(now - age / 1000)
         if gaps := self._take_gaps():
             return gaps
-        self._end_backlogs(subs, now)
+        if lost := self._take_lost(subs):
+            return lost
         pending = [sub for sub in subs if sub.snapshot is not None]
         if pending:
             first = min(pending, key=lambda sub: sub.snapshot_offset)
             return self._take_ticks(subs, first.snapshot_offset) or self._take_snapshot(first)
-        for sub in subs:
-            if sub.backlog is not None:
-                return self._take_backlog(sub)
         return self._take_ticks(subs, None)
 
     def _collect_gaps(self) -> None:
@@ -149,8 +149,11 @@ class Outbox:
         return b"".join(map(self._frame, batch))
 
     def _take_ticks(self, subs: Sequence[Subscription], upto: int | None) -> bytes:
-        """Return queued ticks of all subscriptions in the order of the tape, one write's worth."""
+        """Return what waits of all subscriptions in the order of the tape, one write's worth."""
         mailboxes = [sub.mailbox for sub in subs if len(sub.mailbox)]
+        behind = [sub for sub in subs if sub.backlog]
+        if behind:
+            return self._take_replay(behind, mailboxes, upto)
         if not mailboxes:
             return b""
         upto = _cut(mailboxes, upto)
@@ -176,35 +179,82 @@ class Outbox:
     def _snapshot_position(self, sub: Subscription) -> int:
         return min(sub.snapshot_offset, self._session.position())
 
-    def _take_backlog(self, sub: Subscription) -> bytes:
-        """Return the next ticks of a resume, or what of them is lost.
+    def _take_lost(self, subs: Sequence[Subscription]) -> bytes:
+        """Return gaps of what the history forgot before a resume came to it."""
+        for sub in subs:
+            if sub.backlog is None:
+                continue
+            for topic, first, last in list(sub.backlog.lost()):
+                sub.mailbox.lose(topic, first, last, "overflow")
+                if topic not in sub.backlog:
+                    topic.attach(sub.mailbox)
+            if not sub.backlog:
+                sub.backlog = None
+        return self._take_gaps()
 
-        A topic that is read to its end goes live in the same step.
-        """
-        backlog, mailbox = sub.backlog, sub.mailbox
-        assert backlog is not None
-        lost = list(backlog.lost())
-        for topic, first, last in lost:
-            mailbox.lose(topic, first, last, "overflow")
-        ticks = backlog.read(WRITE_TICKS, WRITE_BYTES) if not lost else []
-        for topic in {*(topic for topic, _ in ticks), *(topic for topic, _, _ in lost)}:
-            if topic not in backlog:
-                topic.attach(mailbox)
-        if lost:
-            return self._take_gaps()
-        mailbox.replayed(len(ticks))
-        self._session.router.delivered += len(ticks)
-        cursor = self._session.router.tape.cursor(self._session.position())
-        payload = self._codec.update(cursor, self._codec.repack([packed for _, packed in ticks]))
+    def _take_replay(
+        self, behind: list[Subscription], mailboxes: Sequence[Mailbox], upto: int | None
+    ) -> bytes:
+        """Return ticks of history and queues, merged: a cursor has to be true of both."""
+        codec, router = self._codec, self._session.router
+        if mailboxes:
+            cut = _cut(mailboxes, upto)
+            upto = upto if cut is None else cut
+        ticks, upto = self._replay(behind, upto)
+        for mailbox in mailboxes:
+            entries = mailbox.take(upto)
+            ticks += zip(map(_offset, entries), codec.ticks(entries), strict=True)
+        if not ticks:
+            return b""
+        ticks.sort(key=itemgetter(0))
+        router.delivered += len(ticks)
+        cursor = router.tape.cursor(self._session.position())
+        payload = codec.update(cursor, [tick for _, tick in ticks])
         return self._framing.batch(self._framing.frame("update", payload, self._resumable(cursor)))
 
-    def _end_backlogs(self, subs: Sequence[Subscription], now: float) -> None:
-        """Go over to live ticks where a backlog has been read, or all its topics have gone elsewhere."""
-        for sub in subs:
-            if sub.backlog is not None and not sub.backlog:
-                sub.backlog = None
-                topics, sub.show_later = sub.show_later, {}
-                self._session.show(sub, topics, now)
+    def _replay(
+        self, behind: list[Subscription], upto: int | None
+    ) -> tuple[list[tuple[int, bytes]], int | None]:
+        """Read backlogs on in the order of the tape, one write's worth.
+
+        Returns:
+            Offsets and encoded ticks, and the offset up to which everything else may be sent with them.
+        """
+        ticks: list[tuple[int, bytes]] = []
+        size = WRITE_BYTES
+        while behind:
+            behind.sort(key=_next_offset)
+            following = _next_offset(behind[1]) - 1 if len(behind) > 1 else upto
+            limit = following if upto is None or following is None else min(upto, following)
+            read = self._read(behind[0], WRITE_TICKS - len(ticks), size, limit)
+            size -= sum(len(packed) for _, packed in read)
+            encoded = self._codec.repack([packed for _, packed in read])
+            ticks += zip((offset for offset, _ in read), encoded, strict=True)
+            if behind[0].backlog is None:
+                del behind[0]
+            elif not read or len(ticks) >= WRITE_TICKS or size <= 0:
+                position = min(map(_next_offset, behind)) - 1
+                return ticks, position if upto is None else min(upto, position)
+        return ticks, upto
+
+    @staticmethod
+    def _read(sub: Subscription, ticks: int, size: int, upto: int | None) -> list[tuple[int, bytes]]:
+        """Read a backlog on; a topic that is read to its end goes live in the same step."""
+        backlog = sub.backlog
+        assert backlog is not None
+        read = backlog.read(ticks, size, upto)
+        for topic in {topic: None for _, topic, _ in read}:
+            if topic not in backlog:
+                topic.attach(sub.mailbox)
+        if not backlog:
+            sub.backlog = None
+        sub.mailbox.replayed(len(read))
+        return [(offset, packed) for offset, _, packed in read]
+
+
+def _next_offset(sub: Subscription) -> int:
+    assert sub.backlog is not None
+    return sub.backlog.position() + 1
 
 
 def _offset(entry: Entry) -> int:

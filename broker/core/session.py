@@ -7,7 +7,7 @@ subscription's snapshot and its first update.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -329,21 +329,12 @@ class Session:
             known = tape.parse_cursor(cursor)
             begin = tape.offset if known is None else known
             wanted = list(dict.fromkeys([*wanted, *self._resume(sub, known, now)]))
-        if sub.backlog is not None:
-            # What is replayed is older than a snapshot of now would be.
-            sub.show_later = {topic: None for topic in wanted if topic in sub.backlog}
-            wanted = [topic for topic in wanted if topic not in sub.backlog]
-        self.show(sub, wanted, now)
-        # It covers the whole session: the other subscriptions may still have something queued.
-        return tape.cursor(min(begin, self.position()))
-
-    def show(self, sub: Subscription, topics: Iterable[Topic], now: float) -> None:
-        """Have a snapshot of these topics sent, as they are now, behind what is queued of them."""
-        tape = self.router.tape
-        entries = [entry for topic in topics for entry in tape.snapshot(topic, now)]
+        entries = [entry for topic in wanted for entry in tape.snapshot(topic, now)]
         if entries:
             sub.snapshot = deque(entries)
             sub.snapshot_offset = tape.offset
+        # It covers the whole session: the other subscriptions may still have something queued.
+        return tape.cursor(min(begin, self.position()))
 
     def _resume(self, sub: Subscription, offset: int | None, now: float) -> list[Topic]:
         """Take up every topic behind ``offset``; return those for which only a snapshot can help."""

@@ -20,7 +20,6 @@ class Subscription:
         topics: those that it owns now, each of them attached to the mailbox or in the backlog.
         snapshot: what has yet to be sent of it, valid at ``snapshot_offset``.
         backlog: what has yet to be read from the history.
-        show_later: the topics of which a snapshot follows once the backlog has been read.
     """
 
     __slots__ = (
@@ -30,7 +29,6 @@ class Subscription:
         "id",
         "mailbox",
         "patterns",
-        "show_later",
         "snapshot",
         "snapshot_offset",
         "symbols",
@@ -50,7 +48,6 @@ class Subscription:
         self.snapshot: deque[Entry] | None = None
         self.snapshot_offset = 0
         self.backlog: Backlog | None = None
-        self.show_later: dict[Topic, None] = {}
 
     def ledger(self) -> LedgerEntry:
         """Return the account as of now; what the backlog holds is offered and pending."""
@@ -68,7 +65,6 @@ class Subscription:
     def leave(self, topic: Topic) -> None:
         """Give up a topic. What is queued of it is still sent; what is in the backlog is told as a gap."""
         self.topics.pop(topic, None)
-        self.show_later.pop(topic, None)
         first = self.backlog.forget(topic) if self.backlog is not None else None
         if first is not None:
             self.mailbox.lose(topic, first, topic.seq, "overflow")
