@@ -15,7 +15,7 @@ from contextlib import suppress
 import structlog
 import trio
 from wsproto.connection import Connection as WsConnection
-from wsproto.connection import ConnectionType
+from wsproto.connection import ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 from wsproto.utilities import LocalProtocolError, generate_accept_token
 
@@ -170,9 +170,9 @@ class Peer:
             case Pong():
                 self.has_answered = True
             case CloseConnection():
-                # Also how wsproto says that what came is not valid: then the code is 1002 or 1007.
+                # Also how wsproto says that what came is not valid: then the peer has not closed.
+                asked = self._ws.state is not ConnectionState.OPEN
                 self._send(CloseConnection(event.code, None if event.reason is None else _cut(event.reason)))
-                asked = event.code in (1000, 1001, 1005) or 3000 <= event.code <= 4999
                 return errors.ASKED if asked else errors.PROTOCOL_ERROR
         return None
 
