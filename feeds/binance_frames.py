@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
@@ -157,6 +158,7 @@ _DEPTH = msgspec.json.Decoder(_Depth)
 _REST_DEPTH = msgspec.json.Decoder(_RestDepth)
 
 
+@lru_cache(maxsize=16_384)
 def split_symbol(native: str) -> str:
     """Turn ``BTCUSDT`` into ``BTC-USDT``; what ends with no known quote asset stays as it is."""
     for quote in QUOTE_ASSETS:
