@@ -26,10 +26,10 @@ from broker.core.topics import Topics
 from broker.runtime.fanout import Fanout
 from broker.runtime.ingest import Ingest
 from broker.runtime.sessions import Sessions, SessionTimes
+from broker.transports import upstream
 from broker.transports.door import Door, Handler
 from broker.transports.http_stream import HttpStreamTransport
 from broker.transports.rest import Rest
-from broker.transports.upstream import Upstream
 from broker.transports.web import WebTransport
 from broker.transports.websocket import WebSocketTransport
 from feeds import FEEDS
@@ -67,7 +67,7 @@ class Broker:
         self.tape = Tape(epoch, self.topics, history)
         self.router = Router(self.topics, self.tape)
         self.fanout = Fanout(self.router, max_gap_s=config.server.min_write_gap_ms / 1000)
-        self.ingest = Ingest(self.topics, self.fanout, upstream=Upstream(), time_ns=time_ns)
+        self.ingest = Ingest(self.topics, self.fanout, upstream=upstream, time_ns=time_ns)
         for options in config.feeds:
             feed = FEEDS[options.type](options)
             self.ingest.add(options.name or options.type, options.type, feed, random.Random())
@@ -116,8 +116,7 @@ class Broker:
             await stop.wait()
             self.sessions.drain()
             with trio.move_on_after(self.config.server.drain_s):
-                while door.open:
-                    await trio.sleep(0.02)
+                await door.wait_until_empty()
             connections.cancel_scope.cancel()
             workers.cancel_scope.cancel()
 

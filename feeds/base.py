@@ -94,6 +94,9 @@ class Feed:
     symbols: Sequence[str] | None = None
     stale_after_s: float | None = None
 
+    def __init__(self, options: FeedOptions) -> None:
+        """Make a feed of its options, an instance of the class's ``Options``; opens nothing."""
+
     async def run(self, ctx: FeedContext) -> None:
         """Publish until the connection ends. Returning means that the feed has no more to give.
 

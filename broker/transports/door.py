@@ -76,6 +76,7 @@ class Door:
         """
         self.failures: Counter[str] = Counter()
         self.open = 0
+        self._emptied = trio.Event()
         self._listeners = listeners
         self._routes = routes
         self._pages = pages
@@ -90,6 +91,12 @@ class Door:
         async with trio.open_nursery() as nursery:
             for listener in self._listeners:
                 nursery.start_soon(self._accept, listener, handlers)
+
+    async def wait_until_empty(self) -> None:
+        """Wait until no connection is open."""
+        while self.open:
+            self._emptied = trio.Event()
+            await self._emptied.wait()
 
     async def _accept(self, listener: socket.socket, handlers: trio.Nursery) -> None:
         while True:
@@ -132,6 +139,8 @@ class Door:
                 log.warning("a connection failed", peer=address, exc_info=exc)
         finally:
             self.open -= 1
+            if not self.open:
+                self._emptied.set()
             if stream is not None:
                 stream.abort()
             else:
