@@ -4,8 +4,8 @@
 
 Each subscriber asks for some symbols of one channel, counts every tick it gets, and at the end compares its
 count with the broker's ledger. Ages (from a tick's ``ts`` to its arrival here; both clocks are this
-machine's when the feed is simulated) are taken from every ``--sample``-th read. Nothing is decoded on the way, so that
-one process can take a million ticks a second; ``busy`` says how much of its time it was at work: above
+machine's when the feed is simulated) are taken from every ``--sample``-th read. Nothing is decoded on the
+way, so that one process can take a million ticks a second; ``busy`` says how much of its time it was at work: above
 0.9 it is the client that is being measured.
 """
 
@@ -23,12 +23,15 @@ import socket
 import sys
 import time
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 _TS = re.compile(rb'"ts":"(\d+)"')
+_LEDGER = re.compile(rb'"op":"unsubscribe","sub":1,"ledger":(\{[^}]*\})')
 _SEQ = b'"seq":'
 _RECEIVE = 256 << 10
+#: How long the answers to the last request may take, in seconds.
+SETTLE_S = 20.0
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Subscriber:
         tail: the last bytes read, in which a pattern may have begun.
         ticks: counted so far.
         is_stalled: whether it stopped reading on purpose.
+        is_ending: whether it has unsubscribed; ``end`` is then what came last, ``ledger`` the answer's.
     """
 
     sock: socket.socket
@@ -48,7 +52,9 @@ class Subscriber:
     received: int = 0
     is_stalled: bool = False
     is_closed: bool = False
-    last: bytearray = field(default_factory=bytearray)
+    is_ending: bool = False
+    end: bytes = b""
+    ledger: str = ""
 
 
 def frame(payload: bytes) -> bytes:
@@ -131,8 +137,11 @@ class Load:
             subscriber.ticks += seen.count(_SEQ)
             subscriber.tail = seen[-5:]
             subscriber.received += len(data)
-            if len(data) < 4096:
-                subscriber.last = bytearray(data)
+            if subscriber.is_ending:
+                subscriber.end = (subscriber.end + data)[-4096:]
+                match = _LEDGER.search(subscriber.end)
+                if match:
+                    subscriber.ledger = match[1].decode()
             self.reads += 1
             if self.reads % self.args.sample == 0:
                 now = time.time_ns()
@@ -144,35 +153,29 @@ class Load:
             self.read(0.05)
 
     def settle(self) -> tuple[int, int]:
-        """Unsubscribe everybody; return how many ledgers agree with our count, and how many do not."""
+        """Unsubscribe everybody; return how many ledgers agree with our count, and how many do not.
+
+        All are asked before any answer is awaited, and all are read meanwhile: nobody stalls.
+        """
         live = [s for s in self.subscribers if not s.is_closed and not s.is_stalled]
-        for subscriber in live:
-            subscriber.sock.setblocking(True)
-            subscriber.sock.settimeout(5)
-            self.selector.unregister(subscriber.sock)
-        good = bad = 0
-        for subscriber in live:
+        for index, subscriber in enumerate(live):
+            subscriber.is_ending = True
             subscriber.sock.sendall(frame(b'{"op":"unsubscribe","id":2,"sub":1}'))
-            seen = b""
-            while b'"op":"unsubscribe"' not in seen or not seen.rstrip().endswith(b"}"):
-                data = subscriber.sock.recv(_RECEIVE)
-                if not data:
-                    break
-                joined = subscriber.tail + data
-                subscriber.ticks += joined.count(_SEQ)
-                subscriber.tail = joined[-5:]
-                seen = (seen + data)[-2000:]
-            match = re.search(rb'"op":"unsubscribe","sub":1,"ledger":(\{[^}]*\})', seen)
-            ledger = json.loads(match[1]) if match else {}
-            adds_up = ledger and ledger["offered"] == sum(
-                ledger[name] for name in ("delivered", "conflated", "dropped", "pending")
-            )
+            if index % 20 == 0:
+                self.read(0)
+        until = time.perf_counter() + SETTLE_S
+        while time.perf_counter() < until and not all(s.ledger or s.is_closed for s in live):
+            self.read(0.05)
+        good = 0
+        for subscriber in live:
+            ledger = json.loads(subscriber.ledger or "{}")
+            parts = ("delivered", "conflated", "dropped", "pending")
+            adds_up = ledger and ledger["offered"] == sum(ledger[name] for name in parts)
             if adds_up and ledger["delivered"] == subscriber.ticks:
                 good += 1
             else:
-                bad += 1
                 print(f"ledger {ledger} but {subscriber.ticks} ticks counted", file=sys.stderr)
-        return good, bad
+        return good, len(live) - good
 
 
 def cpu_s(pid: int) -> float:
@@ -188,9 +191,14 @@ def rss_mb(pid: int) -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def percentile(ordered: list[int], percent: float) -> int:
+    """Return a percentile of what is sorted and not empty."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
 def main() -> None:
     """Run a load and print what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--url", default="ws://127.0.0.1:8765/v1/ws")
     parser.add_argument("--pid", type=int, help="the broker's process, for its CPU and memory")
     parser.add_argument("--subscribers", type=int, default=1000)
@@ -204,14 +212,16 @@ def main() -> None:
     parser.add_argument("--receive-buffer", type=int, default=0, help="SO_RCVBUF in bytes, 0: the system's")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     load = Load(args)
     load.open()
     load.run(args.warmup)
     load.ages.clear()
     load.idle_s = 0.0
-    ticks, received, cpu = sum(s.ticks for s in load.subscribers), sum(s.received for s in load.subscribers), 0.0
+    ticks = sum(s.ticks for s in load.subscribers)
+    received = sum(s.received for s in load.subscribers)
+    cpu = 0.0
     if args.pid:
         cpu = cpu_s(args.pid)
     began = time.perf_counter()
@@ -224,11 +234,14 @@ def main() -> None:
     print(f"deliveries/s       {ticks / took:,.0f}")
     print(f"MB/s               {received / took / 1e6:.1f}")
     if ages:
-        shown = ", ".join(f"p{p:g} {ages[min(len(ages) - 1, int(len(ages) * p / 100))] / 1e6:.2f}" for p in (50, 90, 99, 99.9))
+        shown = ", ".join(f"p{p:g} {percentile(ages, p) / 1e6:.2f}" for p in (50, 90, 99, 99.9))
         print(f"age ms             {shown}, max {ages[-1] / 1e6:.2f}  ({len(ages):,} samples)")
     if args.pid:
         used = cpu_s(args.pid) - cpu
-        print(f"broker CPU         {used / took:.2f} cores, {ticks / max(used, 1e-9):,.0f} deliveries per CPU-second")
+        print(
+            f"broker CPU         {used / took:.2f} cores, "
+            f"{ticks / max(used, 1e-9):,.0f} deliveries per CPU-second"
+        )
         print(f"broker memory      {rss_mb(args.pid):.0f} MB")
     print(f"client busy        {1 - load.idle_s / took:.2f}")
     closed = sum(s.is_closed for s in load.subscribers)

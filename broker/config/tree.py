@@ -59,7 +59,7 @@ class Server(Section):
     )
     heartbeat_s: float = _float(10.0, 1, 3600, "Between two heartbeats, which carry cursor and ledger.")
     ping_interval_s: float = _float(4.0, 1, 3600, "A WebSocket client that is silent for so long is pinged.")
-    ping_timeout_s: float = _float(5.0, 1, 3600, "It is given up if it stays silent for so much longer.")
+    ping_timeout_s: float = _float(4.0, 1, 3600, "It is given up if it stays silent for so much longer.")
     handshake_timeout_s: float = _float(
         5.0, 0.1, 300, "A connection that has sent no whole request after so long is closed."
     )
