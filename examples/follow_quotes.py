@@ -19,7 +19,8 @@ async def main(url: str) -> None:
 if __name__ == "__main__":
     try:
         trio.run(main, sys.argv[1] if len(sys.argv) > 1 else "localhost:8765")
-    except KeyboardInterrupt:
-        pass
+    except (KeyboardInterrupt, BrokenPipeError):
+        # Ctrl-C, or `| head` has had enough.
+        sys.stderr.close()
     except broker.client.ClientError as exc:
         sys.exit(str(exc))

@@ -47,7 +47,8 @@ if __name__ == "__main__":
     arguments = dict(enumerate(sys.argv))
     try:
         trio.run(main, arguments.get(1, "localhost:8765"), Path(arguments.get(2, "resume.cursor")))
-    except KeyboardInterrupt:
-        pass
+    except (KeyboardInterrupt, BrokenPipeError):
+        # Ctrl-C, or `| head` has had enough.
+        sys.stderr.close()
     except broker.client.ClientError as exc:
         sys.exit(str(exc))

@@ -187,7 +187,7 @@ def age(seconds: float) -> str:
 
 
 def _price(text: str | None) -> str:
-    """Return a price as the venue wrote it, but for a tail of zeros: two decimals stay."""
+    """Return a price as the venue wrote it, but for a long tail of zeros: two decimals stay."""
     if text is None:
         return "-"
     whole, point, decimals = text.partition(".")

@@ -295,6 +295,14 @@ def test_snapshots_are_shown_and_not_counted_as_ticks() -> None:
     assert [row.price() for row in board.busiest(1)] == ["- / 61838.01"]
 
 
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [("4.050", "4.050"), ("1.00000000", "1.00"), ("7", "7"), ("1e-9", "1e-9"), ("0.10000", "0.10")],
+)
+def test_price_keeps_its_digits_but_for_a_long_tail_of_zeros(sent: str, shown: str) -> None:
+    assert filled(trade(price=sent)).busiest(1)[0].price() == shown
+
+
 def test_rates_follow_what_comes() -> None:
     board = Board(0.0)
     for second in range(30):
