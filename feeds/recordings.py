@@ -43,7 +43,7 @@ class Record(NamedTuple):
 
     Attributes:
         kind: ``frame`` and ``body`` have a payload, ``message`` is one of our own protocol, ``broken`` has
-            the reason as its payload, ``other`` (an empty line, a subscription sent) is of no use to a replay.
+            the reason as its payload, ``other`` (an empty line, a subscription sent) is of no use.
         at: receive time in nanoseconds of Unix time; that of the line before, where this one has none.
         payload: the frame or body as received.
         url: of a body or a connection.

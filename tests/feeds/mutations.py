@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from typing import Any
 
 from hypothesis import strategies as st
@@ -46,7 +47,7 @@ def _changed(draw: st.DrawFn, frame: Any) -> Any:
         where = where[each]
     action = draw(st.sampled_from(["replace", "replace", "drop", "swap"]))
     if action == "replace":
-        where[key] = draw(_ODD)
+        where[key] = deepcopy(draw(_ODD))
     elif action == "drop":
         del where[key]
     else:
