@@ -1,1 +1,19 @@
-"""Feeds: what brings ticks in."""
+"""Feeds: one venue or source per file, behind the interface of `feeds.base`."""
+
+from __future__ import annotations
+
+from feeds.base import Feed
+from feeds.binance import Binance
+from feeds.coinbase import Coinbase
+from feeds.replay import Replay
+from feeds.simulated import Simulated
+
+#: The feeds that come with Tapecast, by the ``type`` of a ``[[feeds]]`` table.
+FEEDS: dict[str, type[Feed]] = {
+    "simulated": Simulated,
+    "replay": Replay,
+    "coinbase": Coinbase,
+    "binance": Binance,
+}
+
+__all__ = ["FEEDS", "Feed"]
