@@ -190,12 +190,8 @@ def _price(text: str | None) -> str:
     """Return a price as the venue wrote it, but for a long tail of zeros: two decimals stay."""
     if text is None:
         return "-"
-    whole, point, decimals = text.partition(".")
-    return (
-        f"{whole}.{decimals.rstrip('0').ljust(min(2, len(decimals)), '0')}"
-        if point and "e" not in text.lower()
-        else text
-    )
+    whole, _, decimals = text.partition(".")
+    return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}" if decimals.endswith("000") else text
 
 
 def _size(text: str | None) -> str:

@@ -79,10 +79,7 @@ class JsonLines:
         self._output = output
 
     async def show(self, subscription: Subscription[Tick], event: AnyEvent) -> None:
-        if isinstance(event, Gap):
-            lines = [gap_to_json(event)]
-        else:
-            lines = [tick_to_json(tick) for tick in event.ticks]
+        lines = [gap_to_json(event)] if isinstance(event, Gap) else list(map(tick_to_json, event.ticks))
         if lines:
             await self._output.write(b"\n".join(lines) + b"\n")
 
