@@ -28,6 +28,9 @@ from broker.transports.rest import Rest
 from broker.transports.web import App, WebTransport
 from broker.transports.websocket import WebSocketTransport
 
+#: No test takes as long, on whatever clock.
+GUARD_S = 300.0
+
 ACME, BETA, GAMMA = SYMBOLS = ("SIM:ACME", "SIM:BETA", "SIM:GAMMA")
 
 
@@ -229,11 +232,13 @@ async def open_broker(**changes: Any) -> AsyncIterator[RunningBroker]:
         listener.listen(4096)
         listener.setblocking(False)
         broker = RunningBroker(setup, listener)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(broker.run)
-            await trio.testing.wait_all_tasks_blocked()
-            yield broker
-            nursery.cancel_scope.cancel()
+        # On a clock that jumps a test that waits in vain would go on for ever: the broker has timers.
+        with trio.fail_after(GUARD_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(broker.run)
+                await trio.testing.wait_all_tasks_blocked()
+                yield broker
+                nursery.cancel_scope.cancel()
 
 
 def status_of(message: dict[str, Any]) -> list[tuple[str, str]]:

@@ -23,6 +23,7 @@ from broker.core.errors import FeedError, FeedPermanentError, FrameError
 from broker.core.ticks import Channel, FeedState, Status, Tick, Trade, is_symbol
 from broker.core.topics import Topics
 from broker.runtime.fanout import Fanout
+from broker.runtime.shapes import fault_of
 
 #: Ticks in one batch: what a feed sends at once, and what is put on the tape in one step.
 BATCH_TICKS = 256
@@ -57,6 +58,10 @@ class Upstream(Protocol):
     def connect_ws(self, url: str, *, max_message_bytes: int) -> AbstractAsyncContextManager[Any]: ...
 
     async def get_body(self, url: str) -> bytes: ...
+
+
+class _MuteError(FeedError):
+    """The feed has said nothing for too long."""
 
 
 class Missed(Struct, frozen=True):
@@ -189,15 +194,14 @@ class FeedRunner:
             await self.feed.run(self)
             await self.flush()
         if self._life.cancelled_caught:
-            self._move_to("stale")
-            raise FeedError(f"mute for {self.feed.stale_after_s:g} s; connecting again")
+            raise _MuteError(f"mute for {self.feed.stale_after_s:g} s; connecting again")
 
     def _stay_alive(self) -> None:
         if self.feed.stale_after_s is not None:
             self._life.deadline = trio.current_time() + self.feed.stale_after_s
 
     def _report(self, exc: Exception, pause: float) -> None:
-        first = str(exc) != self.last_error
+        first = self.state == "live" or str(exc) != self.last_error
         self._fail(exc)
         known = isinstance(exc, FeedError)
         text = str(exc) if known else f"{type(exc).__name__}: {exc}"
@@ -211,8 +215,7 @@ class FeedRunner:
 
     def _fail(self, exc: Exception) -> None:
         self.last_error = str(exc) or type(exc).__name__
-        if self.state != "stale":
-            self._move_to("down")
+        self._move_to("stale" if isinstance(exc, _MuteError) else "down")
 
     def _move_to(self, state: State) -> None:
         if state != self.state:
@@ -315,6 +318,9 @@ class Ingest:
                 self._fanout.gap(item.ch, item.sym)
                 ticks = []
                 continue
+            if fault := fault_of(item):
+                runner.refused(FrameError(fault, repr(item)))
+                continue
             if item.sym not in runner.symbols and not self._learn(runner, item.sym):
                 continue
             ticks.append(item)  # type: ignore[arg-type]  # a Missed has gone another way
@@ -329,13 +335,18 @@ class Ingest:
         if ticks:
             bars += runner.bars.advance(watermark, ticks[-1].rts)
         runner.heard(trio.current_time(), len(ticks))
+        tape = self._fanout.router.tape
+        malformed = tape.malformed
         self._fanout.publish(ticks)
+        for _ in range(tape.malformed - malformed):
+            runner.ticks -= 1
+            runner.refused(FrameError("a tick that can't be put on the tape"))
         if bars:
             self._fanout.publish(bars)
 
     def _learn(self, runner: FeedRunner, sym: str) -> bool:
         """Meet a symbol of a feed for the first time; refuse one that nobody could subscribe to."""
-        if not isinstance(sym, str) or not is_symbol(sym):
+        if not is_symbol(sym):
             runner.refused(FrameError(f"sym: {sym!r:.80} is not VENUE:SYMBOL, upper case"))
             return False
         runner.symbols[sym] = None

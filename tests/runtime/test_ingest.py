@@ -1,0 +1,371 @@
+"""Feeds that raise, go mute, end, or publish nonsense: the others keep ticking, and everybody is told."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import structlog.testing
+import trio
+import trio.testing
+
+from broker.core.errors import FeedError, FeedPermanentError, FrameError
+from broker.core.ticks import Quote, Trade
+from broker.runtime.ingest import BATCH_TICKS, BUFFER_TICKS, CHANNEL_BATCHES
+from tests.fakes import ACME, BETA, ScriptedFeed, open_broker, quote, status_of, trade
+from tests.raw import get, websocket
+
+
+def other_feed() -> ScriptedFeed:
+    return ScriptedFeed("OTHER", ["OTHER:X"])
+
+
+async def feeds(port: int) -> dict[str, dict[str, Any]]:
+    return {feed["name"]: feed for feed in (await get(port, "/v1/feeds")).json["feeds"]}
+
+
+async def test_tick_of_a_feed_reaches_a_subscriber_with_its_number(autojump_clock: object) -> None:
+    feed = ScriptedFeed()
+    async with open_broker(feeds=[feed]) as broker, websocket(broker.port) as ws:
+        await ws.ask("subscribe", ch="quote", symbols=["SIM:*"])
+        await ws.receive_type("ack")
+        await feed.publish(quote(ACME, 5), quote(BETA, 6))
+        update = await ws.receive_type("update")
+        assert [(tick["sym"], tick["seq"], tick["bid"]) for tick in update["data"]] == [
+            (ACME, 1, "5"),
+            (BETA, 1, "6"),
+        ]
+        assert (await feeds(broker.port))["feed0"]["state"] == "live"
+        assert (await get(broker.port, "/readyz")).status == 200
+
+
+async def test_feed_that_raises_is_down_and_told_and_started_again_while_the_others_tick(
+    autojump_clock: object,
+) -> None:
+    feed, other = ScriptedFeed(), other_feed()
+    async with open_broker(feeds=[feed, other]) as broker, websocket(broker.port) as ws:
+        await feed.publish(quote())
+        await other.publish(quote("OTHER:X"))
+        await ws.ask("subscribe", ch="status", symbols=["*"])
+        snapshot = await ws.receive_type("snapshot")
+        assert status_of(snapshot) == [(ACME, "live"), ("OTHER:X", "live")]
+        with structlog.testing.capture_logs() as logs:
+            await feed.fail(FeedError("the venue hung up"))
+            update = await ws.receive_type("update")
+            assert status_of(update) == [(ACME, "down")]
+            assert update["data"][0]["text"] == "the venue hung up"
+            shown = (await feeds(broker.port))["feed0"]
+            assert (shown["state"], shown["last_error"]) == ("down", "the venue hung up")
+            await other.publish(quote("OTHER:X", 2))
+            assert (await feeds(broker.port))["feed1"]["ticks"] == 2
+            await trio.sleep(1)
+            await feed.publish(quote(ACME, 2))
+            assert status_of(await ws.receive_type("update")) == [(ACME, "live")]
+        shown = (await feeds(broker.port))["feed0"]
+        assert (shown["state"], shown["restarts"], shown["ticks"]) == ("live", 1, 2)
+        assert [line["error"] for line in logs if line["event"] == "feed failed"] == ["the venue hung up"]
+
+
+async def test_feed_that_fails_again_and_again_is_logged_once_and_tried_less_and_less(
+    autojump_clock: object,
+) -> None:
+    class Failing(ScriptedFeed):
+        begins: list[float] = []  # noqa: RUF012  # one test, one instance
+
+        async def run(self, ctx: Any) -> None:
+            self.begins.append(trio.current_time())
+            raise FeedError("refused")
+
+    feed = Failing()
+    with structlog.testing.capture_logs() as logs:
+        async with open_broker(feeds=[feed]):
+            await trio.sleep(115)
+    assert sum(line["event"] == "feed failed" for line in logs) == 1
+    rng = random.Random(0)
+    expected = 0.0
+    for attempt, began in enumerate(feed.begins):
+        assert began == pytest.approx(expected)
+        expected += rng.uniform(0, min(30.0, 0.5 * 2**attempt))
+    assert expected > 60
+
+
+async def test_backoff_starts_small_again_after_a_life_that_was_long_enough(autojump_clock: object) -> None:
+    feed = ScriptedFeed()
+    async with open_broker(feeds=[feed]) as broker:
+        for _ in range(8):
+            await feed.fail(FeedError("short"))
+            await broker.settled(lambda: broker.runner.state == "down")
+            await feed.publish(quote())
+            await broker.settled(lambda: broker.runner.state == "live")
+        assert feed.lives == 9
+        await trio.sleep(61)
+        await feed.fail(FeedError("at last"))
+        lives, began = feed.lives, trio.current_time()
+        await broker.settled(lambda: feed.lives > lives)
+        assert trio.current_time() - began <= 0.5 + 0.02
+
+
+async def test_adapter_that_raises_what_it_should_not_is_logged_with_its_traceback(
+    autojump_clock: object,
+) -> None:
+    feed = ScriptedFeed()
+    async with open_broker(feeds=[feed]) as broker:
+        with structlog.testing.capture_logs() as logs:
+            await feed.fail(KeyError("price"))
+        (line,) = [line for line in logs if line["event"] == "feed failed"]
+        assert isinstance(line["exc_info"], KeyError)
+        assert broker.runner.state == "down"
+
+
+async def test_mistake_out_of_the_feeds_own_nursery_is_shown_by_its_own_name(autojump_clock: object) -> None:
+    feed = ScriptedFeed()
+
+    async def step(ctx: Any) -> bool:
+        async with trio.open_nursery():
+            raise FeedError("inside")
+
+    async with open_broker(feeds=[feed]) as broker:
+        await feed.do(step)
+        assert broker.runner.last_error == "inside"
+
+
+async def test_feed_that_is_down_for_good_is_not_started_again(autojump_clock: object) -> None:
+    feed, other = ScriptedFeed(), other_feed()
+    async with open_broker(feeds=[feed, other]) as broker:
+        await feed.publish(quote())
+        await feed.fail(FeedPermanentError("no such file"))
+        await trio.sleep(100)
+        assert feed.lives == 1
+        shown = (await feeds(broker.port))["feed0"]
+        assert (shown["state"], shown["last_error"], shown["restarts"]) == ("down", "no such file", 0)
+        await other.publish(quote("OTHER:X"))
+        assert broker.tape.offset > 2
+
+
+async def test_mute_feed_is_stale_and_told_and_connected_again(autojump_clock: object) -> None:
+    feed = ScriptedFeed(stale_after_s=10)
+    async with open_broker(feeds=[feed]) as broker, websocket(broker.port) as ws:
+        await feed.publish(quote())
+        await ws.ask("subscribe", ch="status", symbols=[ACME])
+        await ws.receive_type("snapshot")
+        await trio.sleep(9)
+        await feed.publish(quote(ACME, 2))
+        assert broker.runner.state == "live"
+        update = await ws.receive_type("update")
+        assert trio.current_time() == pytest.approx(19, abs=0.1), "counted from the last tick"
+        assert status_of(update) == [(ACME, "stale")]
+        assert "mute" in update["data"][0]["text"]
+        assert (await feeds(broker.port))["feed0"]["state"] == "stale"
+        assert (await get(broker.port, "/readyz")).status == 503
+        await broker.settled(lambda: feed.lives == 2)
+        await feed.publish(quote(ACME, 3))
+        assert status_of(await ws.receive_type("update")) == [(ACME, "live")]
+
+
+async def test_feed_that_has_no_more_to_give_has_ended_and_its_symbols_are_down(
+    autojump_clock: object,
+) -> None:
+    feed = ScriptedFeed()
+    async with open_broker(feeds=[feed]) as broker, websocket(broker.port) as ws:
+        await feed.publish(quote())
+        await ws.ask("subscribe", ch="status", symbols=[ACME])
+        await ws.receive_type("snapshot")
+        await feed.end()
+        assert status_of(await ws.receive_type("update")) == [(ACME, "down")]
+        await trio.sleep(100)
+        assert feed.lives == 1
+        assert (await feeds(broker.port))["feed0"]["state"] == "ended"
+
+
+async def test_ticks_published_before_the_end_are_not_lost(autojump_clock: object) -> None:
+    feed = ScriptedFeed()
+
+    async def step(ctx: Any) -> bool:
+        for n in range(1000):
+            ctx.publish(quote(ACME, n))
+        return True
+
+    async with open_broker(feeds=[feed]) as broker:
+        await feed.do(step)
+        assert broker.runner.ticks == 1000
+
+
+NONSENSE = {
+    "no symbol": quote("acme"),
+    "a symbol that is none": quote("SIM:ACME MOTORS"),
+    "a symbol that is no text": quote(None),  # type: ignore[arg-type]
+    "a symbol that can't be hashed": quote([]),  # type: ignore[arg-type]
+    "a float for a price": Quote(sym=ACME, ts=1, rts=1, bid=1.5, bid_size="1", ask=None, ask_size=None),  # type: ignore[arg-type]
+    "an object in a field": Quote(
+        sym=ACME,
+        ts=1,
+        rts=1,
+        bid=object(),
+        bid_size="1",
+        ask=None,
+        ask_size=None,  # type: ignore[arg-type]
+    ),
+    "a price that is no number": Trade(sym=ACME, ts=1, rts=1, price="1,50", size="1", side=None, id="1"),
+    "a price that is not finite": Trade(sym=ACME, ts=1, rts=1, price="NaN", size="1", side=None, id="1"),
+    "a time that is no integer": Quote(
+        sym=ACME,
+        ts="12:00",
+        rts=1,
+        bid="1",
+        bid_size="1",
+        ask=None,
+        ask_size=None,  # type: ignore[arg-type]
+    ),
+    "half a surrogate": Trade(sym=ACME, ts=1, rts=1, price="1", size="1", side=None, id="\ud800"),
+    "something else altogether": "a tick",
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE)
+async def test_nonsense_costs_that_tick_only_and_is_logged_once(
+    autojump_clock: object, nonsense: Any
+) -> None:
+    feed, other = ScriptedFeed(), other_feed()
+    async with open_broker(feeds=[feed, other]) as broker, websocket(broker.port) as ws:
+        await ws.ask("subscribe", id=1, ch="quote", symbols=["*"], delivery={"mode": "every"})
+        await ws.ask("subscribe", id=2, ch="trade", symbols=["*"])
+        with structlog.testing.capture_logs() as logs:
+            for n in range(1, 4):
+                await feed.publish(quote(BETA, n), nonsense, trade(BETA, n))
+                await other.publish(quote("OTHER:X", n))
+        got: list[tuple[str, int]] = []
+        while len(got) < 9:
+            got += [(tick["sym"], tick["seq"]) for tick in (await ws.receive_type("update"))["data"]]
+        assert sorted(got) == sorted([(sym, n) for sym in (BETA, BETA, "OTHER:X") for n in (1, 2, 3)])
+        assert len([line for line in logs if line["log_level"] != "debug"]) == 1, logs
+        shown = (await feeds(broker.port))["feed0"]
+        assert (shown["state"], shown["ticks"], shown["refused"]) == ("live", 6, 3)
+        assert broker.ingest.broken == 0
+
+
+async def test_refused_frames_are_counted_and_each_kind_is_logged_once(autojump_clock: object) -> None:
+    feed = ScriptedFeed()
+
+    async def step(ctx: Any) -> bool:
+        for n in range(100):
+            ctx.refused(FrameError("no price", f"frame {n}"))
+            ctx.refused(FrameError("no size", f"frame {n}"))
+        return False
+
+    async with open_broker(feeds=[feed]) as broker:
+        with structlog.testing.capture_logs() as logs:
+            await feed.do(step)
+        assert [(line["error"], line["frame"]) for line in logs] == [
+            ("no price", "frame 0"),
+            ("no size", "frame 0"),
+        ]
+        assert (await feeds(broker.port))["feed0"]["refused"] == 200
+
+
+async def test_kinds_of_refusals_that_never_end_fill_neither_memory_nor_disk(autojump_clock: object) -> None:
+    feed = ScriptedFeed()
+
+    async def step(ctx: Any) -> bool:
+        for n in range(5000):
+            ctx.refused(FrameError(f"kind {n}"))
+        return False
+
+    async with open_broker(feeds=[feed]) as broker:
+        with structlog.testing.capture_logs() as logs:
+            await feed.do(step)
+        assert len(logs) <= 1000
+        assert len(broker.runner.refused_by) <= 1001
+        assert sum(broker.runner.refused_by.values()) == 5000
+
+
+async def test_feed_that_never_flushes_loses_the_oldest_and_is_told_once(autojump_clock: object) -> None:
+    feed = ScriptedFeed()
+
+    async def step(ctx: Any) -> bool:
+        for n in range(BUFFER_TICKS + 1000):
+            ctx.publish(quote(ACME, n))
+        await ctx.flush()
+        return False
+
+    async with open_broker(feeds=[feed]) as broker:
+        with structlog.testing.capture_logs() as logs:
+            await feed.do(step)
+        shown = (await feeds(broker.port))["feed0"]
+        assert shown["dropped"] + shown["ticks"] == BUFFER_TICKS + 1000
+        assert 1000 <= shown["dropped"] < 1000 + BATCH_TICKS
+        assert len([line for line in logs if "flush" in line["event"]]) == 1
+        assert broker.topics.get("quote", ACME).current[""].tick.bid == str(BUFFER_TICKS + 999)  # type: ignore[union-attr]
+
+
+async def test_flush_waits_while_the_broker_is_behind_and_loses_nothing_when_cancelled(
+    autojump_clock: object,
+) -> None:
+    feed = ScriptedFeed()
+    room = CHANNEL_BATCHES * BATCH_TICKS
+    async with open_broker(feeds=[feed]) as broker:
+        takes = broker.ingest._take
+        gate = trio.Event()
+        flushed: list[int] = []
+
+        async def step(ctx: Any) -> bool:
+            for n in range(room + 5 * BATCH_TICKS):
+                ctx.publish(quote(ACME, n))
+            # The broker takes nothing: nobody reads the channel while this task does not wait.
+            with trio.move_on_after(0):
+                await ctx.flush()
+            flushed.append(len(ctx._buffer))
+            await gate.wait()
+            await ctx.flush()
+            flushed.append(len(ctx._buffer))
+            return False
+
+        await feed.do(step)
+        assert 0 < flushed[0] <= room + 5 * BATCH_TICKS
+        gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert flushed[1] == 0
+        assert broker.runner.ticks == room + 5 * BATCH_TICKS
+        assert takes is not None
+
+
+async def test_gap_of_a_feed_stands_between_the_ticks_around_it(autojump_clock: object) -> None:
+    feed = ScriptedFeed()
+
+    async def step(ctx: Any) -> bool:
+        ctx.publish(trade(ACME, 1))
+        ctx.gap("trade", ACME)
+        ctx.publish(trade(ACME, 2))
+        await ctx.flush()
+        return False
+
+    async with open_broker(feeds=[feed]) as broker, websocket(broker.port) as ws:
+        await ws.ask("subscribe", ch="trade", symbols=[ACME])
+        await ws.receive_type("ack")
+        await feed.do(step)
+        gap = await ws.receive_type("gap")
+        assert (gap["sym"], gap["reason"], gap["from"]) == (ACME, "feed_reset", None)
+
+
+async def test_bars_come_behind_the_trades_that_close_them_and_by_themselves_in_silence(
+    autojump_clock: object,
+) -> None:
+    feed = ScriptedFeed()
+    second = 1_000_000_000
+    async with open_broker(feeds=[feed]) as broker, websocket(broker.port) as ws:
+        await ws.ask("subscribe", ch="bar", symbols=[ACME])
+        await ws.receive_type("ack")
+        await feed.publish(trade(ACME, second), trade(ACME, second + 5))
+        bars: list[dict[str, Any]] = []
+        while not any(bar["final"] and bar["interval"] == "1s" for bar in bars):
+            bars += (await ws.receive_type("update"))["data"]
+        (closed,) = [bar for bar in bars if bar["final"]]
+        assert (closed["start"], closed["open"], closed["close"], closed["volume"], closed["count"]) == (
+            str(second),
+            str(second),
+            str(second + 5),
+            "2",
+            2,
+        )
+        assert broker.ingest.broken == 0
