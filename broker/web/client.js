@@ -8,8 +8,9 @@ import { Backoff } from "./backoff.js";
 import { CHANNELS, TRANSPORTS } from "./transports.js";
 
 const WATCHDOG_MS = 1000;
-/** So many heartbeats may fail to come before a silent connection is given up. */
+/** So many heartbeats may fail to come before a silent connection is given up; never sooner than the least. */
 const SILENT_HEARTBEATS = 2.5;
+const SILENT_LEAST_MS = 5000;
 
 /** What a connection is doing.
  *
@@ -169,7 +170,7 @@ export class Client {
 
   #giveUpIfSilent(now) {
     const silentMs = now - this.#heardAt;
-    if (this.#link !== null && silentMs > SILENT_HEARTBEATS * this.#heartbeatMs) {
+    if (this.#link !== null && silentMs > Math.max(SILENT_LEAST_MS, SILENT_HEARTBEATS * this.#heartbeatMs)) {
       this.#link.close();
       this.#ended({ reason: `the broker was silent for ${Math.round(silentMs / 1000)} s` });
     }

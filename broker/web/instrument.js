@@ -46,10 +46,12 @@ export class Instrument {
   history = [];
   #isTraded = false;
   #received = 0;
-  #sequences = { quote: new Sequence(), trade: new Sequence() };
+  #sequences;
 
-  constructor(symbol) {
+  /** @param {boolean} isWhole see `Sequence`. */
+  constructor(symbol, isWhole) {
     this.symbol = symbol;
+    this.#sequences = { quote: new Sequence(isWhole), trade: new Sequence(isWhole) };
   }
 
   /** The difference to the first price of this page; null without prices. */

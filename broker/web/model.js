@@ -18,7 +18,9 @@ export class Model {
   ledger = null;
   #entries = [];
   #epoch = null;
-  #goesOn = true;
+  #goesOn = false;
+  /** Whether the subscription began with a snapshot and not with a cursor that still stands for something. */
+  #isWhole = false;
   /** Of the connection, by channel: what is in force, and how many ticks have come since its ack. */
   #modes = { quote: "latest", trade: "every" };
   #subs = {};
@@ -28,6 +30,8 @@ export class Model {
   watch(entries) {
     this.#entries = entries;
     this.unshown.clear();
+    // What is new on the list will be resumed along with the rest, from somewhere.
+    this.#isWhole = false;
     for (const [symbol, instrument] of this.instruments) {
       if (!covers(entries, symbol)) {
         this.instruments.delete(symbol);
@@ -73,6 +77,7 @@ export class Model {
   #welcome({ server, epoch }) {
     this.server = server;
     const goesOn = this.#goesOn && epoch === this.#epoch;
+    this.#isWhole = !goesOn;
     this.#epoch = epoch;
     for (const instrument of this.instruments.values()) instrument.takenUp(goesOn);
   }
@@ -108,7 +113,7 @@ export class Model {
       if (this.unshown.size < MAX_INSTRUMENTS) this.unshown.add(symbol);
       return null;
     }
-    const instrument = new Instrument(symbol);
+    const instrument = new Instrument(symbol, this.#isWhole);
     this.instruments.set(symbol, instrument);
     this.dirty.add(instrument);
     return instrument;

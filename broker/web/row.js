@@ -32,7 +32,7 @@ class PriceCell {
   #cell;
   #price;
   #zeros;
-  #shown = null;
+  #shown;
   #flashedAt = -Infinity;
   #isOdd = false;
 
@@ -44,7 +44,7 @@ class PriceCell {
 
   paint({ text, direction }, now) {
     if (text === this.#shown) return;
-    const isFirst = this.#shown === null;
+    const isFirst = this.#shown === undefined;
     this.#shown = text;
     const [price, zeros] = text === null ? [NONE, ""] : splitZeros(text);
     this.#price.set(price);

@@ -4,11 +4,16 @@
 const MAX_TOLD = 256;
 
 export class Sequence {
-  /** The highest `seq` that is accounted for; null: not known, the next one is right. */
-  last = null;
+  /** The highest `seq` that is accounted for, 0 before the first; null: not known, the next one is right. */
+  last;
   #hasGap = false;
   /** Ranges of a gap that lie ahead of `last`. */
   #told = [];
+
+  /** @param {boolean} isWhole whether the account begins with a snapshot, so that what is not in it has had no tick. */
+  constructor(isWhole) {
+    this.last = isWhole ? 0 : null;
+  }
 
   /** Take in a tick of an update; return how many were skipped untold before it, -1 if it has come before. */
   tick(seq) {
@@ -47,7 +52,7 @@ export class Sequence {
    * It is not while the account goes on: then every tick since the cursor follows anyway.
    */
   snapshot(seq) {
-    if (this.last !== null && !this.#hasGap) return false;
+    if (this.last && !this.#hasGap) return false;
     this.last = Math.max(this.last ?? 0, seq);
     return true;
   }
@@ -59,6 +64,6 @@ export class Sequence {
   takenUp(goesOn) {
     this.#hasGap = false;
     this.#told = [];
-    if (!goesOn) this.last = null;
+    if (!goesOn) this.last = 0;
   }
 }
