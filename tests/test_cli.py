@@ -231,9 +231,9 @@ def followed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return calls
 
 
-def test_watch_follows_quotes_of_this_machine_by_default(followed: list[object]) -> None:
+def test_watch_follows_quotes_and_trades_of_this_machine_by_default(followed: list[object]) -> None:
     assert main(["watch", "SIM:ACME", "COINBASE:*"]) == 0
-    assert followed == [("http://127.0.0.1:8765", ["SIM:ACME", "COINBASE:*"], ["quote"], False)]
+    assert followed == [("http://127.0.0.1:8765", ["SIM:ACME", "COINBASE:*"], ["quote", "trade"], False)]
 
 
 @pytest.mark.parametrize("flags", [["--ch", "quote,trade"], ["--ch", "quote", "--ch", "trade,quote"]])

@@ -22,12 +22,12 @@ def watch(
 ) -> int:
     """Follow symbols: a live table for people, or JSON for machines.
 
-    Without --ch it follows quotes.
+    Without --ch it follows quotes and trades.
     """
     from broker.config.problems import did_you_mean
     from broker.core.ticks import CHANNELS
 
-    channels = list(dict.fromkeys(part.strip() for text in ch or ["quote"] for part in text.split(",")))
+    channels = list(dict.fromkeys(part.strip() for text in ch or ["quote", "trade"] for part in text.split(",")))
     if not symbols:
         exits.complain("watch: name at least one symbol, e.g. tapecast watch SIM:ACME 'COINBASE:*'")
         return exits.USAGE
