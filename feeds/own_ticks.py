@@ -36,13 +36,11 @@ class OwnTicksParser(VenueParser):
     """The messages of one saved stream.
 
     Args:
-        venue: of every tick.
-        is_override: ticks of other venues become ``venue``'s instead of being refused.
+        venue: instead of those recorded; ``None`` keeps them, several in one stream too.
     """
 
-    def __init__(self, venue: str, *, is_override: bool = False) -> None:
+    def __init__(self, venue: str | None = None) -> None:
         self._venue = venue
-        self._is_override = is_override
         #: The last ``seq`` of each book that is whole.
         self._books: dict[str, int] = {}
         self._gaps: list[tuple[Channel, str]] = []
@@ -101,8 +99,4 @@ class OwnTicksParser(VenueParser):
 
     def _symbol(self, recorded: str) -> str:
         venue, _, name = recorded.partition(":")
-        if venue != self._venue and not self._is_override:
-            raise FrameError(
-                f"a tick of {recorded[:64]!r} in a recording of {self._venue}: set venue to rename it"
-            )
-        return canonical(self._venue, name)
+        return canonical(self._venue or venue, name)

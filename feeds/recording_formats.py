@@ -45,11 +45,11 @@ class Origin:
 
 
 def new_parser(form: Format, venue: str, *, is_override: bool) -> VenueParser:
-    """Return a parser for one recorded connection."""
+    """Return a parser for one recorded connection; ``is_override``: the venue isn't the recording's own."""
     parsers: dict[Format, Callable[[], VenueParser]] = {
         "coinbase": lambda: CoinbaseParser(venue),
         "binance": lambda: BinanceParser(venue),
-        "ticks": lambda: OwnTicksParser(venue, is_override=is_override),
+        "ticks": lambda: OwnTicksParser(venue if is_override else None),
     }
     return parsers[form]()
 

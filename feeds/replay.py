@@ -110,7 +110,7 @@ class Replay(Feed):
             choices = ", ".join(DEFAULT_VENUES)
             raise FeedPermanentError(f"{self.options.path}: {of}; a replay can play {choices}")
         venues = sorted({origin.venue for origin in known})
-        if len(formats) > 1 or (len(venues) > 1 and self.options.venue is None):
+        if len(formats) > 1 or (len(venues) > 1 and self.options.venue is None and formats != {"ticks"}):
             found = ", ".join(venues)
             raise FeedPermanentError(
                 f"{self.options.path}: several venues ({found}); give each a feed of its own"

@@ -268,4 +268,7 @@ def tls_context() -> ssl.SSLContext:
 
 
 def _text(error: BaseException) -> str:
+    # A failed connection is a group with an error for each address.
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     return str(error) or type(error).__name__

@@ -9,15 +9,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from broker.core.errors import FeedPermanentError
-from broker.core.ticks import Book, Quote, Tick
+from broker.core.errors import FeedPermanentError, FrameError
+from broker.core.ticks import Book, Quote, Tick, is_symbol
+from feeds.own_ticks import OwnTicksParser
 from feeds.replay import Replay
 from tests.feeds.fakes import NOW, FakeContext, assert_well_formed, recording
+from tests.feeds.mutations import frames
 
 START = 1_700_000_000
 
@@ -275,6 +280,39 @@ async def test_saved_stream_of_our_own_is_played_at_its_pace(
     assert [at - start for at in ctx.published_at] == pytest.approx([0, 1, 1, 6])
     assert_well_formed(ctx.ticks)
     assert all(tick.ts == 5 and tick.rts == NOW for tick in ctx.ticks)
+
+
+OWN_MESSAGES = [
+    json.dumps(message).encode()
+    for message in (
+        {"type": "snapshot", "sub": 1, "data": [own_book(4, "snapshot")]},
+        {"type": "update", "data": [own("SIM:ACME", 5), own_book(5, "delta")]},
+        {"type": "gap", "ch": "book", "sym": "SIM:ACME"},
+    )
+]
+
+
+@given(st.lists(frames(OWN_MESSAGES), max_size=6))
+def test_any_saved_message_becomes_well_formed_ticks_or_a_frame_error(sent: list[bytes | str]) -> None:
+    parser = OwnTicksParser()
+    ticks: list[Tick] = []
+    for frame in sent:
+        try:
+            ticks += parser.parse(frame, 0)
+        except FrameError:
+            continue
+    for tick in ticks:
+        assert is_symbol(tick.sym)
+        assert msgspec.convert(msgspec.to_builtins(tick), type(tick)) == tick
+        assert 0 <= tick.ts < 2**63
+
+
+async def test_saved_stream_of_several_venues_keeps_them_unless_renamed(file: Path) -> None:
+    update = {"type": "update", "data": [own("SIM:ACME", 1), own("OTHER:ACME", 2)]}
+    feed = replay(written(file, json.dumps(update)), speed="max")
+    assert [tick.sym for tick in (await played(feed)).ticks] == ["SIM:ACME", "OTHER:ACME"]
+    renamed = replay(file, venue="MINE", speed="max")
+    assert [tick.sym for tick in (await played(renamed)).ticks] == ["MINE:ACME", "MINE:ACME"]
 
 
 @pytest.mark.parametrize(
