@@ -18,7 +18,7 @@ CHANNELS: tuple[Channel, ...] = get_args(Channel)
 #: Nanoseconds since the Unix epoch, UTC: an integer in memory and in MessagePack, a string in JSON.
 Nanos = Annotated[int, Meta(description="nanoseconds since the Unix epoch, UTC")]
 #: A decimal number as text, with the venue's digits, e.g. ``"61837.63000000"``.
-Decimals = Annotated[str, Meta(pattern=r"^-?\d+(\.\d+)?([eE][+-]?\d+)?$", max_length=64)]
+Decimals = Annotated[str, Meta(pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$", max_length=64)]
 Symbol = Annotated[
     str, Meta(pattern=r"^[A-Z0-9][A-Z0-9_]*:[A-Z0-9][A-Z0-9._/+-]*$", max_length=64, examples=["SIM:ACME"])
 ]
@@ -124,7 +124,7 @@ class Bar(Struct, tag_field="ch", tag="bar", kw_only=True, gc=False):
     seq: int = 0
     ts: Nanos
     rts: Nanos
-    interval: Annotated[str, Meta(pattern=r"^[1-9]\d*[smhd]$")]
+    interval: Annotated[str, Meta(pattern=r"^[1-9][0-9]*[smhd]$")]
     start: Nanos
     open: Decimals
     high: Decimals
@@ -183,5 +183,8 @@ def iso_to_ns(text: str) -> int:
     if match is None:
         raise ValueError(f"not an RFC 3339 time: {text!r}")
     whole, fraction, zone = match.groups()
-    at = datetime.fromisoformat(whole + ("+00:00" if zone == "Z" else zone)).astimezone(UTC)
+    try:
+        at = datetime.fromisoformat(whole + ("+00:00" if zone == "Z" else zone)).astimezone(UTC)
+    except OverflowError as exc:
+        raise ValueError(f"not within the years 1 to 9999: {text!r}") from exc
     return int(at.timestamp()) * _NS + int((fraction or "").ljust(9, "0"))
