@@ -1,6 +1,7 @@
 """Coinbase Exchange: quotes, trades and books of its public WebSocket feed.
 
-Source: https://docs.cdp.coinbase.com/exchange/websocket-feed/channels, read 2026-11-21. Not obvious there:
+Source: https://docs.cdp.coinbase.com/exchange/websocket-feed/channels, as search excerpts of it said on 2026-11-21.
+Not obvious there:
 
 * ``side`` of a ``match`` is the maker's; ours is the aggressor's, so it is turned round.
 * ``last_match`` is a trade from before the subscription, so it is no news.
