@@ -8,9 +8,13 @@ import { TRANSPORTS } from "./transports.js";
 import { DEFAULT_ENTRIES, MAX_ENTRIES, entriesOf, readHash, writeHash } from "./watchlist.js";
 
 const MEASURE_MS = 1000;
+/** The list of what there is grows old so fast, and is asked for again so soon if it could not be read. */
 const KNOWN_MS = 15_000;
+const SYMBOLS_RETRY_MS = 2000;
 /** A list of more symbols is of no help to anybody who types. */
 const MAX_SUGGESTIONS = 2000;
+
+const isTransport = (name) => Object.hasOwn(TRANSPORTS, name);
 
 class Page {
   #model = new Model();
@@ -30,7 +34,7 @@ class Page {
 
   async start() {
     const { symbols, transport } = readHash(location.hash);
-    this.#transport = transport in TRANSPORTS ? transport : "ws";
+    this.#transport = isTransport(transport) ? transport : "ws";
     this.#client = new Client(this.#transport, {
       onState: (state) => this.#onState(state),
       onBegin: (isResumed) => this.#model.begin(isResumed),
@@ -78,8 +82,8 @@ class Page {
   /** Watch what the broker has, up to a number; everything there will be, if it does not know yet. */
   async #chooseDefault() {
     while (!(await this.#learn())) {
-      panel.showState({ phase: "waiting", reason: "the broker's symbols can't be read" }, this.#transport);
-      await new Promise((resolve) => setTimeout(resolve, 2000));
+      panel.showState({ phase: "connecting" }, this.#transport);
+      await new Promise((resolve) => setTimeout(resolve, SYMBOLS_RETRY_MS));
     }
     if (this.#isChosen) return;
     this.#watch(this.#known.length ? this.#known.slice(0, DEFAULT_ENTRIES) : ["*"]);
@@ -146,15 +150,16 @@ class Page {
   }
 
   #remove(entry) {
+    const keepFocus = panel.holdFocus();
     panel.complain("");
     this.#choose(this.#entries.filter((other) => other !== entry));
-    document.getElementById("symbol").focus();
+    keepFocus();
   }
 
   /** Somebody edited the address, or went back to another one. */
   #onAddress() {
     const { symbols, transport } = readHash(location.hash);
-    if (transport in TRANSPORTS) this.#use(transport);
+    if (isTransport(transport)) this.#use(transport);
     this.#checkTransport();
     panel.complain("");
     if (symbols !== null) this.#choose(symbols);

@@ -16,7 +16,7 @@ export class Model {
   server = "";
   /** The ledger of the last heartbeat, summed up, and whether it agrees with what came; null before one. */
   ledger = null;
-  #entries = [];
+  #entries = new Set();
   #epoch = null;
   #goesOn = false;
   /** Whether the subscription began with a snapshot and not with a cursor that still stands for something. */
@@ -28,12 +28,12 @@ export class Model {
 
   /** Set the watchlist; what it no longer covers is forgotten. */
   watch(entries) {
-    this.#entries = entries;
+    this.#entries = new Set(entries);
     this.unshown.clear();
     // What is new on the list will be resumed along with the rest, from somewhere.
     this.#isWhole = false;
     for (const [symbol, instrument] of this.instruments) {
-      if (!covers(entries, symbol)) {
+      if (!covers(this.#entries, symbol)) {
         this.instruments.delete(symbol);
         this.dirty.delete(instrument);
       }

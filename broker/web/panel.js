@@ -91,6 +91,20 @@ function chip(entry, code, onRemove) {
   return element;
 }
 
+/** Return what puts the focus, once the button that has it is gone, on the one that took its place.
+ *
+ * Not into the field: that would bring up the keyboard of a phone.
+ */
+export function holdFocus() {
+  const buttons = () => [...document.querySelectorAll("#chips button, #rows button:not([hidden])")];
+  const place = buttons().indexOf(document.activeElement);
+  return () => {
+    if (place < 0) return;
+    const left = buttons();
+    (left[place] ?? left.at(-1) ?? document.querySelector("#add button")).focus();
+  };
+}
+
 /** Say next to the field what is wrong; an empty text takes it back. */
 export function complain(text) {
   say($("complaint"), text);

@@ -116,7 +116,9 @@ function openWebSocket(wanted, given) {
     },
     close: () => {
       hooks.silence();
-      socket.close(1000);
+      // Browsers complain of one that is closed before it is open.
+      if (isOpen) socket.close(1000);
+      else socket.onopen = () => socket.close(1000);
     },
   };
 }
@@ -188,22 +190,17 @@ function openFetch(wanted, given) {
 
 /** Report each line of an NDJSON stream; return how it ended. */
 async function readLines(url, signal, hooks) {
-  let end = UNREACHABLE;
-  try {
-    const response = await fetch(url, { signal, headers: { Accept: "application/x-ndjson" } });
-    if (!response.ok) return await endOf(response);
-    end = LOST;
-    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-    let rest = "";
-    for (;;) {
-      const { value, done } = await reader.read();
-      if (done) return end;
-      const lines = (rest + value).split("\n");
-      rest = lines.pop();
-      for (const line of lines) if (line) hooks.onText(line);
-    }
-  } catch {
-    return end;
+  const response = await fetch(url, { signal, headers: { Accept: "application/x-ndjson" } }).catch(() => null);
+  if (response === null) return UNREACHABLE;
+  if (!response.ok) return await endOf(response);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read().catch(() => ({ done: true }));
+    if (done) return LOST;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) if (line) hooks.onText(line);
   }
 }
 

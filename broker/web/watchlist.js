@@ -9,10 +9,13 @@ const MAX_SYMBOL = 80;
 
 export const isPattern = (entry) => entry === "*" || entry.endsWith(":*");
 
-/** Tell whether one of the entries is, or matches, the symbol. */
+/** Tell whether one of the entries is, or matches, the symbol.
+ *
+ * @param {Set<string>} entries
+ */
 export function covers(entries, symbol) {
   const venue = symbol.slice(0, symbol.indexOf(":"));
-  return entries.includes(symbol) || entries.includes(`${venue}:*`) || entries.includes("*");
+  return entries.has(symbol) || entries.has(`${venue}:*`) || entries.has("*");
 }
 
 /** Return what somebody typed as entries: upper case, and with its venue if it is left out and there is but one. */
