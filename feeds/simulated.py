@@ -124,7 +124,7 @@ async def _open(ctx: FeedContext, market: Market) -> None:
         for tick in market.standing(instrument, ctx.time_ns()):
             ctx.publish(tick)
             waiting += 1
-        if waiting >= FLUSH_TICKS - 1:
+        if waiting >= FLUSH_TICKS:
             await ctx.flush()
             waiting = 0
     await ctx.flush()

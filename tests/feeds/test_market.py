@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from itertools import pairwise
 from random import Random
-from statistics import correlation
+from statistics import correlation, quantiles
 
 import msgspec
 import pytest
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from broker.core.ticks import Book, Channel, Level, Quote, Tick, Trade
 from feeds._ladder import DEPTH, MOST_LOTS, Ladder, make_bands
-from feeds._market import RANGE, Market
+from feeds._market import MOST_MARKET_MOVE, RANGE, WIDEST, Market
 
 ALL: tuple[Channel, ...] = ("quote", "trade", "book")
 NAMES = [f"SIM:N{number}" for number in range(8)]
@@ -143,12 +143,28 @@ def test_levels_of_a_delta_are_best_first(rate: float, seed: int) -> None:
             assert asks == sorted(set(asks))
 
 
-def test_every_quote_says_something_new() -> None:
-    market = Market(NAMES, ["quote"], 1000, 1)
-    last = {tick.sym: tick for tick in opened(market)}
+@pytest.mark.parametrize("channels", [ALL, ("quote",)])
+def test_every_quote_says_something_new(channels: Sequence[Channel]) -> None:
+    market = Market(NAMES, channels, 1000, 1)
+    last = {tick.sym: tick for tick in opened(market) if isinstance(tick, Quote)}
     for tick in market.ticks(5000, NOW):
-        assert tick != last[tick.sym]
-        last[tick.sym] = tick
+        if isinstance(tick, Quote):
+            assert tick != last[tick.sym]
+            last[tick.sym] = tick
+
+
+@pytest.mark.parametrize("channels", [ALL, ("quote",), ("trade",)])
+def test_quotes_follow_the_fair_price_with_a_narrow_spread(channels: Sequence[Channel]) -> None:
+    market = Market(NAMES, channels, 1000, 1)
+    leans = []
+    for _ in range(500):
+        market.ticks(20, NOW)
+        for name in market.instruments:
+            assert 1 <= name.spread <= 3
+            assert 0 <= name.excess() <= WIDEST
+            leans.append(abs(name.lean()))
+    # In tick sizes; quotes that only moved to close their spread would be further off.
+    assert quantiles(leans, n=20)[-1] < 1
 
 
 def test_trades_are_at_the_touch_of_the_aggressors_side_and_take_what_is_there() -> None:
@@ -231,6 +247,14 @@ def test_prices_stay_away_from_zero_however_wild_the_market_is() -> None:
         for step in range(2000):
             name.drift(0.001 * step, 0.5)
         assert name.fair == pytest.approx(start * RANGE)
+
+
+def test_no_price_jumps_by_more_than_a_small_part() -> None:
+    [name] = Market(NAMES[:1], ["quote"], 100_000, 1).instruments
+    for market, sign in ((10.0, +1), (-10.0, -1)):
+        before = name.fair
+        name.drift(market, 0.0)
+        assert name.fair == pytest.approx(before * (1 + sign * MOST_MARKET_MOVE))
 
 
 def test_names_move_together_but_not_in_step() -> None:
