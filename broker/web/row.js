@@ -4,7 +4,7 @@ import { drawChart } from "./chart.js";
 import { NONE, age, count, rate, signed, splitZeros } from "./format.js";
 
 /** A cell that changes all the time does not flash all the time. */
-const FLASH_MS = 400;
+const FLASH_MS = 500;
 /** The chart has a point each half second; more would not be seen. */
 const CHART_MS = 500;
 const template = document.getElementById("row");
