@@ -161,9 +161,11 @@ def frame(
 ) -> bytes:
     """Return one WebSocket frame of a client (RFC 6455, section 5.2)."""
     length = len(payload)
-    size, extra = (length, b"") if length < 126 else (126, length.to_bytes(2, "big"))
+    size, extra = length, b""
     if length >= 0x10000:
         size, extra = 127, length.to_bytes(8, "big")
+    elif length > 125:
+        size, extra = 126, length.to_bytes(2, "big")
     head = bytes((fin << 7 | reserved << 4 | opcode, masked << 7 | size)) + extra
     if not masked:
         return head + payload

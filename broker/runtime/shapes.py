@@ -22,13 +22,13 @@ _Types = tuple[type, ...]
 _HEAD: dict[str, _Types] = {"sym": (str,), "ts": (int,), "rts": (int,)}
 _OPTIONAL: _Types = (str, NoneType)
 _FIELDS: dict[type, dict[str, _Types]] = {
-    Quote: {name: _OPTIONAL for name in ("bid", "bid_size", "ask", "ask_size")},
+    Quote: dict.fromkeys(("bid", "bid_size", "ask", "ask_size"), _OPTIONAL),
     Trade: {"price": (str,), "size": (str,), "side": _OPTIONAL, "id": (str,), "count": (UnsetType, int)},
     Book: {"kind": (str,), "bids": (list, tuple), "asks": (list, tuple)},
     Bar: {
         "interval": (str,),
         "start": (int,),
-        **{name: (str,) for name in ("open", "high", "low", "close", "volume")},
+        **dict.fromkeys(("open", "high", "low", "close", "volume"), (str,)),
         "count": (int,),
         "final": (bool,),
     },

@@ -78,6 +78,7 @@ class Door:
         self.open = 0
         self._emptied = trio.Event()
         self._listeners = listeners
+        self._streams: set[Stream] = set()
         self._routes = routes
         self._pages = pages
         self._http2 = http2
@@ -87,10 +88,18 @@ class Door:
         self._vanish_s = vanish_s
 
     async def serve(self, handlers: trio.Nursery) -> None:
-        """Accept for ever; connections run in ``handlers``, which may outlive this."""
-        async with trio.open_nursery() as nursery:
-            for listener in self._listeners:
-                nursery.start_soon(self._accept, listener, handlers)
+        """Accept for ever; connections run in ``handlers``.
+
+        Cancelled, it cuts them all off: Hypercorn shields its sends, so cancelling alone would leave the
+        broker waiting for clients that do not read.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                for listener in self._listeners:
+                    nursery.start_soon(self._accept, listener, handlers)
+        finally:
+            for stream in list(self._streams):
+                stream.abort()
 
     async def wait_until_empty(self) -> None:
         """Wait until no connection is open."""
@@ -99,6 +108,7 @@ class Door:
             await self._emptied.wait()
 
     async def _accept(self, listener: socket.socket, handlers: trio.Nursery) -> None:
+        is_exhausted = False
         while True:
             await trio.lowlevel.wait_readable(listener)
             for _ in range(ACCEPTS_PER_TURN):
@@ -108,10 +118,13 @@ class Door:
                     break
                 except OSError as exc:
                     if is_out_of_descriptors(exc):
-                        log.error("no descriptor left for another connection", open=self.open)
+                        if not is_exhausted:
+                            log.error("no descriptor left for another connection", open=self.open)
+                        is_exhausted = True
                         await trio.sleep(EXHAUSTED_PAUSE_S)
                     # Anything else is the peer's: it left while it waited (accept(2)).
                     break
+                is_exhausted = False
                 host = address[0] if isinstance(address, tuple) else "local"
                 handlers.start_soon(self._handle, sock, str(host), handlers)
             await trio.lowlevel.checkpoint()
@@ -132,6 +145,7 @@ class Door:
                 spawn=lambda task: handlers.start_soon(self._guard, task),
                 tls=self._tls,
             )
+            self._streams.add(stream)
             await self._route(stream, address)
         except Exception as exc:
             self.failures[type(exc).__name__] += 1
@@ -142,6 +156,7 @@ class Door:
             if not self.open:
                 self._emptied.set()
             if stream is not None:
+                self._streams.discard(stream)
                 stream.abort()
             else:
                 sock.close()
@@ -173,8 +188,24 @@ class Door:
             stream.offer(problem(400, "not_http", f"this is not an HTTP/1.1 request: {exc}"))
             await stream.finish(FINISH_S)
             return
+        refusal = self._refusal(head)
+        if refusal is not None:
+            stream.offer(refusal)
+            await stream.finish(FINISH_S)
+            return
         handler = self._routes.get(head.path, self._pages)
         await handler(Connection(stream, head, address))
+
+    def _refusal(self, head: Head) -> bytes | None:
+        """Return the answer to what Hypercorn would answer wrongly, or trip over."""
+        if head.http_version not in ("1.0", "1.1"):
+            text = f"HTTP/{head.http_version} is not spoken here; HTTP/1.1 is"
+            return problem(505, "http_version", text)
+        upgrades = [token.lower() for token in head.tokens("upgrade")]
+        if head.path not in self._routes and "websocket" in upgrades:
+            there = ", ".join(self._routes)
+            return problem(404, "not_found", f"no WebSocket at {head.path!r:.200}; there are {there}")
+        return None
 
     async def _read_head(self, stream: Stream) -> tuple[bytes, bytes] | None:
         """Return a request's head and what came behind it; ``None`` if there will be none."""

@@ -96,7 +96,8 @@ def parse_query(head: Head) -> tuple[dict[str, str], list[messages.Subscribe]]:
             ch=check_channel(ch),
             symbols=symbols,
             delivery=_delivery(ch, channels, given),
-            cursor=given.get("cursor", head.get("last-event-id")) or None,
+            # An EventSource comes back with the URL it began with: what it has seen since counts.
+            cursor=head.get("last-event-id") or given.get("cursor") or None,
             snapshot=_boolean("snapshot", given.get("snapshot")),
         )
         for number, ch in enumerate(channels, 1)

@@ -191,31 +191,35 @@ async def test_ticks_published_before_the_end_are_not_lost(autojump_clock: objec
         assert broker.runner.ticks == 1000
 
 
-NONSENSE = {
+_odd: Any = Quote
+_none: Any = None
+_list: Any = []
+
+NONSENSE: dict[str, Any] = {
     "no symbol": quote("acme"),
     "a symbol that is none": quote("SIM:ACME MOTORS"),
-    "a symbol that is no text": quote(None),  # type: ignore[arg-type]
-    "a symbol that can't be hashed": quote([]),  # type: ignore[arg-type]
-    "a float for a price": Quote(sym=ACME, ts=1, rts=1, bid=1.5, bid_size="1", ask=None, ask_size=None),  # type: ignore[arg-type]
-    "an object in a field": Quote(
+    "a symbol that is no text": quote(_none),
+    "a symbol that can't be hashed": quote(_list),
+    "a float for a price": _odd(sym=ACME, ts=1, rts=1, bid=1.5, bid_size="1", ask=None, ask_size=None),
+    "an object in a field": _odd(
         sym=ACME,
         ts=1,
         rts=1,
         bid=object(),
         bid_size="1",
         ask=None,
-        ask_size=None,  # type: ignore[arg-type]
+        ask_size=None,
     ),
     "a price that is no number": Trade(sym=ACME, ts=1, rts=1, price="1,50", size="1", side=None, id="1"),
     "a price that is not finite": Trade(sym=ACME, ts=1, rts=1, price="NaN", size="1", side=None, id="1"),
-    "a time that is no integer": Quote(
+    "a time that is no integer": _odd(
         sym=ACME,
         ts="12:00",
         rts=1,
         bid="1",
         bid_size="1",
         ask=None,
-        ask_size=None,  # type: ignore[arg-type]
+        ask_size=None,
     ),
     "half a surrogate": Trade(sym=ACME, ts=1, rts=1, price="1", size="1", side=None, id="\ud800"),
     "something else altogether": "a tick",
