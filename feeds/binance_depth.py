@@ -1,7 +1,7 @@
 """Joining Binance's REST snapshot of a book with its stream of changes. Pure.
 
 The venue's procedure (https://developers.binance.com/docs/binance-spot-api-docs/web-socket-streams, "How to
-manage a local order book correctly", and the page of that name for USD-M futures; from memory and search excerpts, 2026-11-21):
+manage a local order book correctly", and the page of that name for USD-M futures; from search excerpts, 2026-11-21):
 keep the events, fetch a snapshot, drop the events that it contains already, see that the first one left joins
 without a hole, and from then on that each one continues the one before:
 
