@@ -187,6 +187,8 @@ class HttpStreamTransport:
                 acks = [subscriber.session.subscribe(request, now) for request in requests]
             except RequestError as exc:
                 subscriber.ended = errors.ASKED
+                # Now, not when the client has read it: what is refused takes no room.
+                self._sessions.close(subscriber)
                 await answer(stream, problem(400, exc.code, str(exc)))
                 return
             start = _head(FORMATS[format_], chunked=chunked)
