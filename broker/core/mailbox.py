@@ -153,6 +153,10 @@ class Mailbox(ABC):
     def expire(self, before: float) -> None:
         """Drop the queued ticks put on the tape before this time (``max_age_ms``), as `stale` gaps."""
 
+    @abstractmethod
+    def withdraw(self, first: dict[Topic, int]) -> None:
+        """Take back what is queued of these topics from these ``seq`` on: it is offered to another mailbox."""
+
     def ledger(self, sub: int, backlog: int = 0) -> LedgerEntry:
         """Return the account; ``backlog`` ticks of a resume are offered, and still to be read."""
         self.settle()
@@ -291,6 +295,13 @@ class EveryMailbox(Mailbox):
         self.delivered += count
         return taken
 
+    def withdraw(self, first: dict[Topic, int]) -> None:
+        self.settle()
+        kept = [entry for entry in self._queue if not _is_from(entry, first)]
+        self.offered -= len(self._queue) - len(kept)
+        self._queue = deque(kept)
+        self._bytes = sum(map(len, map(_packed, kept)))
+
     def expire(self, before: float) -> None:
         self.settle()
         while self._queue and self._queue[0].at < before:
@@ -376,12 +387,23 @@ class LatestMailbox(Mailbox):
         self.delivered += len(taken)
         return taken
 
+    def withdraw(self, first: dict[Topic, int]) -> None:
+        self.settle()
+        kept = {key: entry for key, entry in self._queued.items() if not _is_from(entry, first)}
+        self.offered -= len(self._queued) - len(kept)
+        self._queued = kept
+
     def expire(self, before: float) -> None:
         self.settle()
         # At the end of the walk only: a dict must not change under it.
         for entry in [entry for entry in self._queued.values() if entry.at < before]:
             del self._queued[entry.key]
             self._drop(entry.topic, entry.seq, entry.seq, "stale")
+
+
+def _is_from(entry: Entry, first: dict[Topic, int]) -> bool:
+    start = first.get(entry.topic)
+    return start is not None and entry.seq >= start
 
 
 def open_mailbox(delivery: Delivery, limits: DeliveryLimits, owner: object = None) -> Mailbox:

@@ -45,10 +45,13 @@ class Outbox:
         self.evicted: Subscription | None = None
 
     def message(self, message: Message) -> bytes:
-        """Return one message as a write; ahead of one with an account goes every gap that this counts."""
+        """Return one message as a write; ahead of one with an account or a cursor go the gaps it stands behind."""
         framed = self._frame(message)
-        if isinstance(message, Ledger | Closing) or (isinstance(message, Ack) and message.ledger):
+        if isinstance(message, Ledger | Closing):
             framed = self._all_gaps() + framed
+        elif isinstance(message, Ack) and (message.ledger or message.cursor):
+            # But those of a new subscription: it is not known to the client yet.
+            framed = self._all_gaps(but=message.sub or 0) + framed
         return self._framing.batch(framed)
 
     def _frame(self, message: Message, cursor: str = "") -> bytes:
@@ -124,11 +127,11 @@ class Outbox:
             return self._take_ticks(subs, first.snapshot_offset) or self._take_snapshot(first)
         return self._take_ticks(subs, None)
 
-    def _collect_gaps(self) -> None:
+    def _collect_gaps(self, but: int = 0) -> None:
         session = self._session
         untold, session.untold = session.untold, []
         for sub in session.subscriptions.values():
-            if sub.mailbox.has_gaps:
+            if sub.mailbox.has_gaps and sub.id != but:
                 untold += [(sub.id, gap) for gap in sub.mailbox.take_gaps()]
         for number, gap in untold:
             topic = gap.topic
@@ -142,9 +145,9 @@ class Outbox:
         batch, self._gaps = self._gaps[:WRITE_GAPS], self._gaps[WRITE_GAPS:]
         return self._framing.batch(b"".join(map(self._frame, batch)))
 
-    def _all_gaps(self) -> bytes:
-        """Return all gaps there are, framed and not wrapped."""
-        self._collect_gaps()
+    def _all_gaps(self, but: int = 0) -> bytes:
+        """Return all gaps there are, framed and not wrapped, those of one subscription left out."""
+        self._collect_gaps(but)
         batch, self._gaps = self._gaps, []
         return b"".join(map(self._frame, batch))
 

@@ -231,7 +231,7 @@ class Session:
         sub = Subscription(self._next_sub, ch, accepted, delivery, self._open(delivery))
         self._next_sub += 1
         self.subscriptions[sub.id] = sub
-        self._claim(sub)
+        self._claim(sub, request.cursor)
         cursor = self._start(sub, request.cursor, request.snapshot, now)
         return messages.Ack(
             request.id,
@@ -285,24 +285,41 @@ class Session:
                 rejected.append(messages.Rejected(symbol[:80], code))
         return list(accepted), rejected
 
-    def _claim(self, sub: Subscription) -> None:
+    def _claim(self, sub: Subscription, cursor: str | None) -> None:
         """Make the subscription the owner of its topics: names before patterns, earlier before later."""
-        topics = self.router.topics
+        topics, tape = self.router.topics, self.router.tape
+        offset = None if cursor is None else tape.parse_cursor(cursor)
+        replayed: dict[Subscription, dict[Topic, int]] = {}
         for symbol in sub.symbols:
             self._named[sub.ch, symbol] = sub
-            if parse_pattern(symbol) is None:
-                self._own(topics.get(sub.ch, symbol), sub)
+            if parse_pattern(symbol) is not None:
+                continue
+            topic = topics.get(sub.ch, symbol)
+            previous = self._owner.get(topic)
+            if previous is None:
+                self._own(topic, sub)
+                continue
+            start = None if offset is None else tape.first_after(topic, offset)
+            self._take_over(topic, sub, previous, start)
+            if start is not None:
+                replayed.setdefault(previous, {})[topic] = start
+        for previous, first in replayed.items():
+            previous.mailbox.withdraw(first)
         for venue in sub.patterns:
             for topic in topics.matching(sub.ch, venue):
                 if topic not in self._owner:
                     self._own(topic, sub)
             topics.watch(sub.ch, venue, self, self._adopt)
 
+    def _take_over(self, topic: Topic, sub: Subscription, previous: Subscription, start: int | None) -> None:
+        """Pass a topic on; ``start``: from which ``seq`` on the new owner replays it, if it does."""
+        topic.detach(previous.mailbox)
+        unread = previous.leave(topic)
+        if unread is not None and (start is None or start > unread):
+            previous.mailbox.lose(topic, unread, topic.seq, "overflow")
+        self._own(topic, sub)
+
     def _own(self, topic: Topic, sub: Subscription) -> None:
-        previous = self._owner.get(topic)
-        if previous is not None:
-            topic.detach(previous.mailbox)
-            previous.leave(topic)
         self._owner[topic] = sub
         sub.topics[topic] = None
 

@@ -62,9 +62,11 @@ class Subscription:
             position = min(position, self.backlog.position())
         return position
 
-    def leave(self, topic: Topic) -> None:
-        """Give up a topic. What is queued of it is still sent; what is in the backlog is told as a gap."""
+    def leave(self, topic: Topic) -> int | None:
+        """Give up a topic. What is queued of it is still sent; what is in the backlog is not.
+
+        Returns:
+            ``seq`` of the first tick that was to be read from the history, if there is one.
+        """
         self.topics.pop(topic, None)
-        first = self.backlog.forget(topic) if self.backlog is not None else None
-        if first is not None:
-            self.mailbox.lose(topic, first, topic.seq, "overflow")
+        return self.backlog.forget(topic) if self.backlog is not None else None
