@@ -19,7 +19,7 @@ from broker.core.ticks import Tick
 from tests.fakes import RunningBroker, Setup
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, WebSocket
 
 FLAGS = [
     "--headless",
@@ -122,6 +122,7 @@ class Visit:
         faults: exceptions, broken security policies and requests to elsewhere; a test fails on any.
         complaints: errors and warnings on the console; a connection that can't be made is one.
         requests: addresses of all requests, without the origin.
+        sent: what went to the broker over WebSockets.
     """
 
     def __init__(self, page: Page, url: str) -> None:
@@ -129,12 +130,13 @@ class Visit:
         self.faults: list[str] = []
         self.complaints: list[str] = []
         self.requests: list[str] = []
+        self.sent: list[str | bytes] = []
         self._origin = url.rstrip("/")
         page.set_default_timeout(PATIENCE_MS)
         page.on("console", self._hear)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on("request", self._note)
-        page.on("websocket", lambda ws: self._check(ws.url.replace("ws://", "http://", 1)))
+        page.on("websocket", self._note_websocket)
 
     def _hear(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
@@ -144,6 +146,10 @@ class Visit:
 
     def _note(self, request: Request) -> None:
         self._check(request.url)
+
+    def _note_websocket(self, socket: WebSocket) -> None:
+        self._check(socket.url.replace("ws://", "http://", 1))
+        socket.on("framesent", self.sent.append)
 
     def _check(self, url: str) -> None:
         if url.startswith(self._origin + "/"):

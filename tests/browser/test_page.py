@@ -188,6 +188,7 @@ def test_another_transport_keeps_watchlist_and_numbers_and_resumes_by_cursor(
     streams = [request for request in page.requests if request.startswith("/v1/stream")]
     assert len(streams) == 2
     assert all("&cursor=" in request for request in streams)
+    assert ['"cursor"' in sent for sent in map(str, page.sent)] == [False, False, True, True]
 
 
 @each_transport
@@ -275,6 +276,32 @@ def test_watchlist_is_remembered_in_the_address(running: BrokerThread, visit: Op
     page.wait_for_symbols(GAMMA)
 
 
+def test_focus_stays_where_a_row_was_removed_by_key(running: BrokerThread, visit: Open) -> None:
+    page = visit(running.url)
+    page.wait_for_symbols(*SYMBOLS)
+    page.page.get_by_label(f"Remove {BETA}").focus()
+    page.page.keyboard.press("Enter")
+    page.wait_for_symbols(ACME, GAMMA)
+    assert page.page.evaluate("document.activeElement.ariaLabel") == f"Remove {GAMMA}"
+
+
+def test_switch_may_be_flipped_faster_than_connections_open(running: BrokerThread, visit: Open) -> None:
+    page = visit(running.url)
+    page.wait_until_connected()
+    page.page.evaluate(
+        """() => { for (const name of ["sse", "ws", "fetch", "ws", "sse"])
+             document.querySelector(`[name=transport][value=${name}]`).click(); }"""
+    )
+    page.wait_until_connected("SSE")
+    running.publish(trade(n=3))
+    page.wait_for_cell(ACME, "last", "3")
+    page.page.wait_for_function(
+        """async () => { const { sessions } = await (await fetch("/v1/stats")).json();
+             return sessions.total === 1 && sessions.sse === 1; }"""
+    )
+    assert page.complaints == []
+
+
 def test_without_a_choice_the_first_forty_symbols_are_shown(start_broker: Start, visit: Open) -> None:
     symbols = [f"SIM:S{number:02}" for number in range(45)]
     page = visit(start_broker(symbols=symbols).url)
@@ -344,8 +371,9 @@ def test_sequence_accounts_for_every_tick(running: BrokerThread, visit: Open) ->
         other.takenUp(false);
         const behind = begun(3);
         return {
-          first: new Sequence(false).tick(7), whole: new Sequence(true).tick(7), next: begun(7).tick(8), skipped: begun(7).tick(10),
-          again: begun(7).tick(7), toldAhead: told, ofThem: ahead.tick(8), after: ahead.tick(9),
+          first: new Sequence(false).tick(7), whole: new Sequence(true).tick(7),
+          next: begun(7).tick(8), skipped: begun(7).tick(10), again: begun(7).tick(7),
+          toldAhead: told, ofThem: ahead.tick(8), after: ahead.tick(9),
           completed: begun(3).gap(null, 5), known: begun(3).gap(1, 2), unknown: begun(3).gap(null, null),
           resumed: [resumed.snapshot(9), resumed.tick(4)], other: [other.snapshot(2), other.tick(3)],
           behind: [behind.gap(null, 8), behind.snapshot(8), behind.tick(9)],
