@@ -57,7 +57,9 @@ class FeedContext(Protocol):
     def refused(self, error: FrameError) -> None:
         """Count a frame that maps to no tick, and log the first of its kind."""
 
-    def connect_ws(self, url: str, *, max_message_bytes: int = 16 << 20) -> AbstractAsyncContextManager[VenueSocket]:
+    def connect_ws(
+        self, url: str, *, max_message_bytes: int = 16 << 20
+    ) -> AbstractAsyncContextManager[VenueSocket]:
         """Connect a WebSocket to a venue. Entering raises `FeedError` if that fails or takes too long."""
 
     async def get_body(self, url: str) -> bytes:

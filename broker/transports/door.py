@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import string
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ log = structlog.get_logger()
 ACCEPTS_PER_TURN = 64
 #: How long accepting pauses when the process has no descriptors left, in seconds.
 EXHAUSTED_PAUSE_S = 0.1
+#: What a request may begin with: a method's token, or an empty line before it (RFC 9112, sections 2.2 and 3).
+FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~\r\n0123456789" + string.ascii_letters.encode())
 #: For the last bytes of an answer to be taken, in seconds.
 FINISH_S = 2.0
 
@@ -218,6 +221,9 @@ class Door:
                 return None
             seen = max(0, len(data) - 3)
             data += chunk
+            if data[0] not in FIRST_BYTES:
+                # A TLS ClientHello, say: no blank line will ever come.
+                return bytes(data), b""
             end = data.find(b"\r\n\r\n", seen)
             if end >= 0 and end < MOST_HEAD_BYTES:
                 return bytes(data[: end + 4]), bytes(data[end + 4 :])

@@ -34,12 +34,20 @@ class Head:
     @property
     def path(self) -> str:
         """The target's path, unquoted."""
-        return unquote(self.target.partition("?")[0])
+        return unquote(self._origin_form.partition("?")[0])
 
     @property
     def query(self) -> list[tuple[str, str]]:
         """The target's parameters, in order."""
-        return parse_qsl(self.target.partition("?")[2], keep_blank_values=True)
+        return parse_qsl(self._origin_form.partition("?")[2], keep_blank_values=True)
+
+    @property
+    def _origin_form(self) -> str:
+        """The target without scheme and authority, which a proxy may send (RFC 9112, section 3.2.2)."""
+        scheme, separator, rest = self.target.partition("://")
+        if separator and scheme.lower() in ("http", "https"):
+            return "/" + rest.partition("/")[2]
+        return self.target
 
     def get(self, name: str) -> str | None:
         """Return a header's value, several joined by commas (RFC 9110, section 5.3)."""

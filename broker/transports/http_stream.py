@@ -43,18 +43,26 @@ def choose_format(head: Head, asked: str | None) -> str:
         if asked not in FORMATS:
             raise RequestError("invalid_request", f"format: {show(asked)} is not one of {', '.join(FORMATS)}")
         return asked
-    best = ("", 0.0)
     accepted = head.tokens("accept")
+    if not accepted:
+        return "sse"
+    weights = {name: _acceptance(accepted, media) for name, media in FORMATS.items()}
+    best = max(weights, key=lambda name: weights[name])
+    if not weights[best]:
+        raise _NotAcceptable
+    return best
+
+
+def _acceptance(accepted: list[str], media: str) -> float:
+    """Return how welcome a media type is; the most specific range that matches says so (RFC 9110, 12.5.1)."""
+    ranges = {}
     for item in accepted:
         kind, _, parameters = item.partition(";")
-        weight = _weight(parameters)
-        for name, media in FORMATS.items():
-            if kind.strip().lower() in (media, media.partition("/")[0] + "/*", "*/*") and weight > best[1]:
-                best = name, weight
-                break
-    if accepted and not best[0]:
-        raise _NotAcceptable
-    return best[0] or "sse"
+        ranges[kind.strip().lower()] = _weight(parameters)
+    for kind in (media, media.partition("/")[0] + "/*", "*/*"):
+        if kind in ranges:
+            return ranges[kind]
+    return 0.0
 
 
 def _weight(parameters: str) -> float:
