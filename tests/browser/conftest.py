@@ -130,7 +130,7 @@ class Visit:
         self.faults: list[str] = []
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        self.sent: list[str | bytes] = []
+        self.sent: list[str] = []
         self._origin = url.rstrip("/")
         page.set_default_timeout(PATIENCE_MS)
         page.on("console", self._hear)
@@ -149,7 +149,7 @@ class Visit:
 
     def _note_websocket(self, socket: WebSocket) -> None:
         self._check(socket.url.replace("ws://", "http://", 1))
-        socket.on("framesent", self.sent.append)
+        socket.on("framesent", lambda payload: self.sent.append(str(payload)))
 
     def _check(self, url: str) -> None:
         if url.startswith(self._origin + "/"):

@@ -188,7 +188,7 @@ def test_another_transport_keeps_watchlist_and_numbers_and_resumes_by_cursor(
     streams = [request for request in page.requests if request.startswith("/v1/stream")]
     assert len(streams) == 2
     assert all("&cursor=" in request for request in streams)
-    assert ['"cursor"' in sent for sent in map(str, page.sent)] == [False, False, True, True]
+    assert ['"cursor"' in sent for sent in page.sent] == [False, False, True, True]
 
 
 @each_transport
