@@ -1,0 +1,288 @@
+"""Numbers, history and cursors, beside a list of everything that was appended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.core.tape import OVERHEAD_BYTES, Backlog, Entry, HistoryLimits, Tape
+from broker.core.ticks import Bar, Book, Quote, Tick, Trade
+from broker.core.topics import Topic, Topics
+from tests.core.pair import quote, trade
+
+SYMBOLS = ("SIM:A", "SIM:B", "SIM:C")
+BATCHES = st.lists(st.lists(st.sampled_from(SYMBOLS), max_size=6), max_size=12)
+
+
+def a_tape(**limits: Any) -> Tape:
+    return Tape("e1", Topics(), HistoryLimits(**limits))
+
+
+def append(tape: Tape, *symbols: str, at: float = 0.0) -> list[Entry]:
+    return tape.append([trade(sym) for sym in symbols], at)
+
+
+def topic(tape: Tape, sym: str) -> Topic:
+    return tape.topics.get("trade", sym)
+
+
+def kept_offsets(tape: Tape) -> list[int]:
+    return sorted(offset for topic in tape.topics.on_channel("trade").values() for offset in topic.offsets)
+
+
+# ── numbers ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_seq_counts_a_topic_and_offset_the_tape() -> None:
+    tape = a_tape()
+    entries = append(tape, "SIM:A", "SIM:B", "SIM:A") + tape.append([quote("SIM:A")], 0.0)
+    assert [(entry.seq, entry.offset) for entry in entries] == [(1, 1), (1, 2), (2, 3), (1, 4)]
+    assert [entry.tick.seq for entry in entries] == [1, 1, 2, 1]
+    assert tape.offset == 4
+
+
+def test_empty_batch_changes_nothing() -> None:
+    tape = a_tape()
+    assert tape.append([], 0.0) == []
+    assert (tape.offset, tape.kept_ticks) == (0, 0)
+
+
+def malformed(**changes: Any) -> Tick:
+    tick = trade("SIM:A")
+    for name, value in changes.items():
+        setattr(tick, name, value)
+    return tick
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        malformed(id="\ud800"),
+        malformed(price=object()),
+        malformed(ts=2**64),
+        malformed(sym=None),
+        malformed(sym=["SIM:A"]),
+        malformed(sym=5),
+        Book(sym="SIM:A", ts=1, rts=1, kind="delta", bids=[("1",)], asks=[]),  # type: ignore[list-item]
+        Book(sym="SIM:A", ts=1, rts=1, kind="delta", bids=[(None, "1")], asks=[]),  # type: ignore[list-item]
+        Book(sym="SIM:A", ts=1, rts=1, kind="delta", bids=[("1.5", "1"), (1.5, "1")], asks=[]),  # type: ignore[list-item]
+    ],
+    ids=range(9),
+)
+def test_malformed_tick_costs_itself_and_nothing_else(odd: Tick) -> None:
+    tape = a_tape()
+    entries = tape.append([trade("SIM:A"), odd, trade("SIM:A"), quote("SIM:A")], 0.0)
+    assert [(entry.seq, entry.offset) for entry in entries] == [(1, 1), (2, 2), (1, 3)]
+    assert tape.malformed == 1
+    assert tape.kept_ticks == 3
+    assert tape.topics.on_channel("book") == {}
+
+
+def test_half_a_delta_is_not_applied() -> None:
+    tape = a_tape()
+    levels = [("9", "1"), ("8", "1")]
+    tape.append([Book(sym="SIM:A", ts=1, rts=1, kind="snapshot", bids=levels, asks=[])], 0.0)
+    bad = Book(sym="SIM:A", ts=2, rts=2, kind="snapshot", bids=[("7", "1"), ("6",)], asks=[])  # type: ignore[list-item]
+    assert tape.append([bad], 0.0) == []
+    (entry,) = tape.snapshot(tape.topics.get("book", "SIM:A"), 0.0)
+    assert (entry.seq, entry.tick.bids) == (1, levels)  # type: ignore[union-attr]
+
+
+def test_snapshot_is_the_newest_tick_of_each_kind() -> None:
+    tape = a_tape()
+    assert tape.snapshot(topic(tape, "SIM:A"), 0.0) == []
+    second = append(tape, "SIM:A", "SIM:A")[1]
+    assert tape.snapshot(topic(tape, "SIM:A"), 0.0) == [second]
+    ones: dict[str, Any] = dict.fromkeys(("open", "high", "low", "close", "volume"), "1")
+    bars: list[Tick] = [
+        Bar(sym="SIM:A", ts=1, rts=1, interval=interval, start=0, count=1, final=True, **ones)
+        for interval in ("1s", "1m", "1s")
+    ]
+    entries = tape.append(bars, 0.0)
+    shown = tape.snapshot(tape.topics.get("bar", "SIM:A"), 0.0)
+    assert {entry.seq for entry in shown} == {entries[1].seq, entries[2].seq}
+
+
+def test_snapshot_of_a_book_is_shared_until_the_book_changes() -> None:
+    tape = a_tape()
+    book = tape.topics.get("book", "SIM:A")
+    assert tape.snapshot(book, 0.0) == []
+    tape.append([Book(sym="SIM:A", ts=1, rts=1, kind="snapshot", bids=[("9", "1")], asks=[])], 0.0)
+    assert tape.snapshot(book, 0.0)[0] is tape.snapshot(book, 1.0)[0]
+    before = tape.snapshot(book, 1.0)[0]
+    tape.append([Book(sym="SIM:A", ts=2, rts=2, kind="delta", bids=[("9", "0")], asks=[])], 0.0)
+    assert tape.snapshot(book, 1.0)[0].tick.bids == []  # type: ignore[union-attr]
+    assert before.tick.bids == [("9", "1")]  # type: ignore[union-attr]
+
+
+# ── history ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(BATCHES, st.integers(0, 12))
+def test_history_keeps_the_newest_ticks_up_to_its_number(batches: list[list[str]], most: int) -> None:
+    tape = a_tape(ticks=most)
+    for batch in batches:
+        append(tape, *batch)
+        assert kept_offsets(tape) == list(range(max(1, tape.offset - most + 1), tape.offset + 1))
+        assert tape.kept_ticks == min(most, tape.offset)
+
+
+@given(BATCHES, st.integers(0, 2000))
+def test_history_keeps_the_newest_ticks_up_to_its_bytes(batches: list[list[str]], most: int) -> None:
+    tape = a_tape(bytes=most)
+    sizes: list[int] = []
+    for batch in batches:
+        sizes += [entry.size + OVERHEAD_BYTES for entry in append(tape, *batch)]
+        kept = next(n for n in range(len(sizes) + 1) if sum(sizes[n:]) <= most)
+        assert kept_offsets(tape) == list(range(kept + 1, tape.offset + 1))
+        assert tape.kept_bytes == sum(sizes[kept:]) <= most
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=15), st.integers(0, 8))
+def test_history_forgets_what_is_older_than_its_age(steps: list[tuple[int, int]], age: int) -> None:
+    tape = a_tape(age_s=float(age))
+    now = 0
+    when: list[int] = []
+    for pause, count in steps:
+        now += pause
+        append(tape, *["SIM:A"] * count, at=float(now))
+        when += [now] * count
+        assert kept_offsets(tape) == [n + 1 for n, at in enumerate(when) if at > now - age]
+
+
+@pytest.mark.parametrize("limit", ["ticks", "bytes", "age_s"])
+def test_limit_of_nothing_keeps_nothing(limit: str) -> None:
+    tape = a_tape(**{limit: 0})
+    append(tape, "SIM:A", "SIM:B")
+    assert (tape.kept_ticks, tape.kept_bytes) == (0, 0)
+    assert tape.first_after(topic(tape, "SIM:A"), 0) is None
+    assert tape.first_after(topic(tape, "SIM:A"), 1) == 2
+
+
+@given(BATCHES, st.integers(0, 10), st.data())
+def test_first_after_says_what_a_list_says(batches: list[list[str]], most: int, data: st.DataObject) -> None:
+    tape = a_tape(ticks=most)
+    everything = [entry for batch in batches for entry in append(tape, *batch)]
+    oldest = tape.offset - tape.kept_ticks + 1
+    offset = data.draw(st.integers(0, tape.offset))
+    for sym in SYMBOLS:
+        missed = [entry for entry in everything if entry.topic.sym == sym and entry.offset > offset]
+        is_forgotten = any(entry.offset < oldest for entry in missed)
+        expected = topic(tape, sym).seq - len(missed) + 1
+        assert tape.first_after(topic(tape, sym), offset) == (None if is_forgotten else expected)
+
+
+# ── cursors ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_cursor_of_any_offset_is_read_back() -> None:
+    tape = a_tape()
+    append(tape, "SIM:A", "SIM:A")
+    assert tape.cursor() == "e1-2"
+    assert [tape.parse_cursor(tape.cursor(offset)) for offset in (0, 1, 2, 1)] == [0, 1, 2, 1]
+    assert tape.cursor() == "e1-2"
+
+
+@given(st.text(max_size=30))
+def test_no_text_makes_the_cursor_parser_raise(text: str) -> None:
+    tape = a_tape()
+    for cursor in (text, f"e1-{text}", f"{text}-0"):
+        offset = tape.parse_cursor(cursor)
+        assert offset is None or (offset == 0 and cursor.startswith("e1-"))
+
+
+@pytest.mark.parametrize(
+    "cursor", ["", "e1", "e1-", "e1-3", "e1--1", "e1-+1", "e1- 1", "e1-1_0", "e1-¹", "E1-1", "e0-1", "-1"]
+)
+def test_cursor_that_was_never_given_out_is_unknown(cursor: str) -> None:
+    tape = a_tape()
+    append(tape, "SIM:A", "SIM:A")
+    assert tape.parse_cursor(cursor) is None
+
+
+# ── backlog ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(
+    batches=BATCHES,
+    start=st.integers(0, 20),
+    reads=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 600), st.integers(0, 4)), max_size=30),
+    more=st.lists(st.sampled_from(SYMBOLS), max_size=20),
+    most=st.integers(5, 40),
+)
+def test_backlog_reads_in_the_order_of_the_tape_and_names_what_was_forgotten(
+    batches: list[list[str]],
+    start: int,
+    reads: list[tuple[int, int, int]],
+    more: list[str],
+    most: int,
+) -> None:
+    """Beside it: all offsets behind the start, in order; each is read, or lost, before any later one."""
+    tape = a_tape(ticks=most)
+    everything = [entry for batch in batches for entry in append(tape, *batch)]
+    start = max(min(start, tape.offset), tape.offset - tape.kept_ticks)
+    topics = list(tape.topics.on_channel("trade").values())
+    first = {each: tape.first_after(each, start) for each in topics}
+    backlog = Backlog({each: seq for each, seq in first.items() if seq is not None})
+    left = {(entry.topic, entry.seq): entry.offset for entry in everything if entry.offset > start}
+    coming = iter(more)
+    last = start
+    for ticks, size, publish in reads:
+        for sym in [sym for _, sym in zip(range(publish), coming, strict=False)]:
+            (entry,) = append(tape, sym)
+            if entry.topic in backlog:
+                left[entry.topic, entry.seq] = entry.offset
+        for lost, first_seq, last_seq in backlog.lost():
+            for seq in range(first_seq, last_seq + 1):
+                assert left.pop((lost, seq)) <= tape.offset - tape.kept_ticks
+        assert bool(backlog) == bool(left)
+        assert backlog.pending() == len(left)
+        if not backlog:
+            break
+        assert backlog.position() == min(left.values()) - 1
+        upto = min(left.values()) + 3
+        taken = backlog.read(ticks, size, upto)
+        assert 1 <= len(taken) <= ticks
+        assert sum(len(packed) for _, _, packed in taken) <= size or len(taken) == 1
+        for offset, read, _ in taken:
+            assert last < offset <= upto
+            assert offset == min(left.values())
+            key = min(left, key=lambda item: left[item])
+            assert key[0] is read
+            del left[key]
+            last = offset
+
+
+def test_backlog_whose_ticks_have_all_been_forgotten_still_knows_its_place() -> None:
+    tape = a_tape(ticks=2)
+    append(tape, "SIM:A", "SIM:A")
+    backlog = Backlog({topic(tape, "SIM:A"): 1})
+    append(tape, "SIM:B", "SIM:B", "SIM:B")
+    assert backlog.position() == 0
+    assert list(backlog.lost()) == [(topic(tape, "SIM:A"), 1, 2)]
+    assert not backlog
+
+
+def test_topic_that_is_left_out_is_read_no_more() -> None:
+    tape = a_tape()
+    append(tape, "SIM:A", "SIM:B", "SIM:A", "SIM:B")
+    first, second = topic(tape, "SIM:A"), topic(tape, "SIM:B")
+    backlog = Backlog({first: 1, second: 1})
+    assert backlog.forget(first) == 1
+    assert backlog.forget(first) is None
+    assert (backlog.position(), backlog.pending(), first in backlog) == (1, 2, False)
+    assert [(offset, read.sym) for offset, read, _ in backlog.read(9, 9999)] == [(2, "SIM:B"), (4, "SIM:B")]
+    assert not backlog
+    assert backlog.read(9, 9999) == []
+
+
+def test_ticks_of_the_history_are_what_was_published() -> None:
+    tape = a_tape()
+    ticks: list[Tick] = [trade("SIM:A", "7"), quote("SIM:A")]
+    entries = tape.append(ticks, 0.0)
+    backlog = Backlog({entry.topic: 1 for entry in entries})
+    assert [packed for _, _, packed in backlog.read(9, 9999)] == [entry.packed for entry in entries]
+    assert {type(entry.tick) for entry in entries} == {Trade, Quote}
