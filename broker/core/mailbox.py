@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from enum import IntEnum
+from itertools import takewhile
 from operator import attrgetter
 from typing import Literal
 
@@ -28,7 +29,7 @@ GapReason = Literal["overflow", "cursor_too_old", "feed_reset", "stale"]
 
 
 _offset: Callable[[Entry], int] = attrgetter("offset")
-_packed: Callable[[Entry], bytes] = attrgetter("packed")
+_size: Callable[[Entry], int] = attrgetter("size")
 
 
 class Verdict(IntEnum):
@@ -235,14 +236,14 @@ class EveryMailbox(Mailbox):
         self.inbox.clear()
         self.offered += len(came)
         queue = self._queue
-        size = sum(map(len, map(_packed, came)))
+        size = sum(map(_size, came))
         if len(queue) + len(came) <= self._limit and self._bytes + size <= self._limit_bytes:
             queue.extend(came)
             self._bytes += size
             self.peak = max(self.peak, len(queue))
             return self.verdict
         for entry in came:
-            size = len(entry.packed)
+            size = entry.size
             # One tick may be larger than the bound: a queue that can't hold it could never deliver it.
             while queue and (len(queue) >= self._limit or self._bytes + size > self._limit_bytes):
                 if self._evicts:
@@ -259,7 +260,7 @@ class EveryMailbox(Mailbox):
 
     def _drop_oldest(self, reason: GapReason) -> None:
         entry = self._queue.popleft()
-        self._bytes -= len(entry.packed)
+        self._bytes -= entry.size
         self._drop(entry.topic, entry.seq, entry.seq, reason)
 
     def first_offset(self) -> int:
@@ -277,10 +278,10 @@ class EveryMailbox(Mailbox):
             queue.clear()
             self._bytes = 0
         else:
-            taken = []
-            while queue and queue[0].offset <= upto:
-                taken.append(queue.popleft())
-                self._bytes -= len(taken[-1].packed)
+            taken = list(takewhile(lambda entry: entry.offset <= upto, queue))
+            for _ in taken:
+                queue.popleft()
+            self._bytes -= sum(map(_size, taken))
         self.delivered += len(taken)
         return taken
 
@@ -300,7 +301,7 @@ class EveryMailbox(Mailbox):
         kept = [entry for entry in self._queue if not _is_from(entry, first)]
         self.offered -= len(self._queue) - len(kept)
         self._queue = deque(kept)
-        self._bytes = sum(map(len, map(_packed, kept)))
+        self._bytes = sum(map(_size, kept))
 
     def expire(self, before: float) -> None:
         self.settle()

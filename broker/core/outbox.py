@@ -11,9 +11,9 @@ write has to be taken within one write deadline.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 from broker.core.codecs import Codec
 from broker.core.framing import Framing
@@ -23,9 +23,9 @@ from broker.core.session import Session
 from broker.core.subscription import Subscription
 from broker.core.tape import Entry
 
-WRITE_BYTES = 48 << 10
+WRITE_BYTES = 64 << 10
 #: Quotes and trades take some 130 bytes each; what is larger (books, states) is measured.
-WRITE_TICKS = 256
+WRITE_TICKS = 512
 WRITE_BOOKS = 32
 #: Gaps in one write; a stalled subscriber of everything has one for each symbol.
 WRITE_GAPS = 256
@@ -260,8 +260,7 @@ def _next_offset(sub: Subscription) -> int:
     return sub.backlog.position() + 1
 
 
-def _offset(entry: Entry) -> int:
-    return entry.offset
+_offset: Callable[[Entry], int] = attrgetter("offset")
 
 
 def _cut(mailboxes: Sequence[Mailbox], upto: int | None) -> int | None:

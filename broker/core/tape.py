@@ -35,6 +35,7 @@ class Entry(msgspec.Struct, gc=False, eq=False):
         key: what a newer entry must share to take this one's place in a queue.
         at: when it was put on the tape, in seconds of the broker's clock.
         packed: the tick as MessagePack.
+        size: of it, in bytes; by this queues and frames are measured, whatever the codec.
         json: the tick as JSON, made when the first JSON subscriber needs it (`broker.core.codecs`).
     """
 
@@ -45,12 +46,8 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     at: float
     tick: Tick
     packed: bytes
+    size: int
     json: bytes = b""
-
-    @property
-    def size(self) -> int:
-        """Bytes by which queues and frames are measured, whatever the codec."""
-        return len(self.packed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +111,17 @@ class Tape:
             offset += 1
             topic.seq = tick.seq
             topic.offset = offset
+            size = len(packed)
             if topic.ch in SINGLE:
-                entry = Entry(topic, topic, tick.seq, offset, at, tick, packed)
+                entry = Entry(topic, topic, tick.seq, offset, at, tick, packed, size)
                 topic.current[""] = entry
             else:
-                entry = Entry(topic, conflation_key(topic, tick), tick.seq, offset, at, tick, packed)
+                entry = Entry(topic, conflation_key(topic, tick), tick.seq, offset, at, tick, packed, size)
                 topic.current[tick.interval if type(tick) is Bar else ""] = entry
             topic.offsets.append(offset)
             topic.packed.append(packed)
             order.append(topic)
-            kept += len(packed) + OVERHEAD_BYTES
+            kept += size + OVERHEAD_BYTES
             entries.append(entry)
         self.offset, self.kept_bytes = offset, kept
         self._batches.append((at, offset))
@@ -165,7 +163,8 @@ class Tape:
             bids, asks = topic.book.levels()
             ts, rts = topic.book.ts, topic.book.rts
             tick = Book(sym=topic.sym, seq=topic.seq, ts=ts, rts=rts, kind="snapshot", bids=bids, asks=asks)
-            topic.rendered = Entry(topic, topic, topic.seq, topic.offset, at, tick, _pack(tick))
+            packed = _pack(tick)
+            topic.rendered = Entry(topic, topic, topic.seq, topic.offset, at, tick, packed, len(packed))
         return [topic.rendered]
 
     def cursor(self, offset: int | None = None) -> str:

@@ -96,14 +96,14 @@ async def test_writing_stops_as_soon_as_the_wire_is_full(autojump_clock: object)
         reader.wire.offer = fill  # type: ignore[method-assign]
         market.fanout.publish(trades(ACME, 2000))
         await trio.testing.wait_all_tasks_blocked()
-        assert 0 < len(reader.ticks()) < 500, "what is not written can still be conflated, and told of"
+        assert 0 < len(reader.ticks()) < 1000, "what is not written can still be conflated, and told of"
         while reader.wire.is_blocked:
             reader.wire.drain()
             await trio.testing.wait_all_tasks_blocked()
         assert [tick["seq"] for tick in reader.ticks()] == list(range(1, 2001))
 
 
-async def test_state_changes_are_kept_through_a_stall_and_a_quote_is_not(autojump_clock: object) -> None:
+async def test_the_newest_quote_is_kept_through_a_stall(autojump_clock: object) -> None:
     async with open_market() as market:
         reader = market.subscribe("quote", ACME)
         reader.wire.block()
