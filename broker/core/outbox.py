@@ -173,14 +173,12 @@ class Outbox:
         while waiting and (not part or size + waiting[0].size <= WRITE_BYTES):
             part.append(waiting.popleft())
             size += part[-1].size
-        cursor = self._session.router.tape.cursor(self._snapshot_position(sub))
+        # All that was waiting up to there has been sent.
+        cursor = self._session.router.tape.cursor(sub.snapshot_offset)
         payload = self._codec.snapshot(sub.id, cursor, self._codec.ticks(part), more=bool(waiting))
         if not waiting:
             sub.snapshot = None
         return self._framing.batch(self._framing.frame("snapshot", payload, self._resumable(cursor)))
-
-    def _snapshot_position(self, sub: Subscription) -> int:
-        return min(sub.snapshot_offset, self._session.position())
 
     def _take_lost(self, subs: Sequence[Subscription]) -> bytes:
         """Return gaps of what the history forgot before a resume came to it."""

@@ -151,6 +151,14 @@ def test_bar_is_closed_once_event_time_is_past_its_end_by_the_lateness() -> None
     assert [bar.interval for bar in builder.advance(START + 2 * SECOND, rts=7)] == ["1s", "1m"]
 
 
+def test_bars_of_two_minutes_that_close_together_stay_apart() -> None:
+    trades = [trade(START + 59 * SECOND), trade(START + 61 * SECOND), trade(START + 200 * SECOND)]
+    bars = [bar for bar in build(trades, per_batch=3) if bar.final]
+    for interval, starts in (("1s", [59, 61, 200]), ("1m", [0, 60, 180])):
+        made = [bar for bar in bars if bar.interval == interval]
+        assert [((bar.start - START) // SECOND, bar.count) for bar in made] == [(at, 1) for at in starts]
+
+
 def test_trade_after_its_bar_was_closed_counts_in_the_one_that_is_open() -> None:
     builder = BarBuilder()
     builder.add(trade(START))

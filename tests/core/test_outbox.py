@@ -349,6 +349,16 @@ def test_backlog_whose_topics_went_to_a_name_does_not_hold_up_the_rest(market: M
     assert [entry["dropped"] for entry in client.request("list")["ledger"]] == [2, 0]
 
 
+def test_write_of_replayed_and_live_ticks_is_bounded_too(market: Market) -> None:
+    market.trades("SIM:A")
+    client = Client(market)
+    client.subscribe("trade", "SIM:*", cursor="e1-0", delivery={"queue": 5000})
+    market.trades(*["SIM:B"] * 5 * WRITE_TICKS)
+    sizes = [len(message["data"]) for message in client.take()]
+    assert max(sizes) <= 2 * WRITE_TICKS
+    assert client.seqs("trade", "SIM:B") == list(range(1, 5 * WRITE_TICKS + 1))
+
+
 def test_names_may_be_resumed_behind_the_pattern_that_covers_them_too(market: Market, codec: Codec) -> None:
     market.publish(trade("SIM:A"), quote("SIM:A"), trade("SIM:B"), quote("SIM:B"), quote("SIM:A"))
     client = Client(market, codec)

@@ -43,7 +43,8 @@ def with_nanos(plain: Any) -> Any:
 
 
 def entry_of(tick: Tick) -> Entry:
-    return Entry(Topic(tick.ch, tick.sym), None, tick.seq, 1, 0.0, tick, msgspec.msgpack.encode(tick))
+    packed = msgspec.msgpack.encode(tick)
+    return Entry(Topic(tick.ch, tick.sym), None, tick.seq, 1, 0.0, tick, packed, len(packed))
 
 
 def encode(codec: Codec, message: Any) -> bytes:
