@@ -27,7 +27,9 @@ def watch(
     from broker.config.problems import did_you_mean
     from broker.core.ticks import CHANNELS
 
-    channels = list(dict.fromkeys(part.strip() for text in ch or ["quote", "trade"] for part in text.split(",")))
+    channels = list(
+        dict.fromkeys(part.strip() for text in ch or ["quote", "trade"] for part in text.split(","))
+    )
     if not symbols:
         exits.complain("watch: name at least one symbol, e.g. tapecast watch SIM:ACME 'COINBASE:*'")
         return exits.USAGE

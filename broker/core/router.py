@@ -39,14 +39,14 @@ class Router:
         offered = 0
         for entry in self.tape.append(ticks, now):
             topic = entry.topic
-            puts = topic.puts
-            if puts is None:
-                puts = topic.make_puts()
-            if puts:
-                offered += len(puts)
+            inboxes = topic.inboxes
+            if inboxes is None:
+                inboxes = topic.list_inboxes()
+            if inboxes:
+                offered += len(inboxes)
                 touched[topic] = None
-                for put in puts:
-                    put(entry)
+                for inbox in inboxes:
+                    inbox.append(entry)
         self.offered += offered
 
     def touched_mailboxes(self, touched: dict[Topic, None]) -> list[Mailbox]:

@@ -30,7 +30,7 @@ class Topic:
         offsets, packed: the part of the tape's history that is this topic's, oldest first.
         forgotten: offset of the newest tick that has left the history, 0 if none has.
         mailboxes: those who get the next tick; a dict for its order and its O(1) removal.
-        puts: the calls that hand a tick to each of them; a list, which is walked faster; see `attach`.
+        inboxes: theirs; a list of lists, which is walked and appended to fastest; ``None`` once it is out of date.
     """
 
     __slots__ = (
@@ -38,11 +38,11 @@ class Topic:
         "ch",
         "current",
         "forgotten",
+        "inboxes",
         "mailboxes",
         "offset",
         "offsets",
         "packed",
-        "puts",
         "rendered",
         "seq",
         "state",
@@ -64,7 +64,7 @@ class Topic:
         self.packed: deque[bytes] = deque()
         self.forgotten = 0
         self.mailboxes: dict[Mailbox, None] = {}
-        self.puts: list[Callable[[Entry], None]] | None = []
+        self.inboxes: list[list[Entry]] | None = []
         self.state = ""
         self.state_changes = 0
 
@@ -75,20 +75,20 @@ class Topic:
         """Hand the topic's ticks to the mailbox from the next one on; harmless if it is attached."""
         if mailbox not in self.mailboxes:
             self.mailboxes[mailbox] = None
-            self.puts = None
+            self.inboxes = None
             mailbox.topic_count += 1
 
     def detach(self, mailbox: Mailbox) -> None:
         """Hand no more of the topic's ticks to the mailbox; harmless if it was not attached."""
         if mailbox in self.mailboxes:
             del self.mailboxes[mailbox]
-            self.puts = None
+            self.inboxes = None
             mailbox.topic_count -= 1
 
-    def make_puts(self) -> list[Callable[[Entry], None]]:
-        """Set ``puts`` anew, once after any number of changes."""
-        self.puts = [mailbox.inbox.append for mailbox in self.mailboxes]
-        return self.puts
+    def list_inboxes(self) -> list[list[Entry]]:
+        """Set ``inboxes`` anew, once after any number of changes."""
+        self.inboxes = [mailbox.inbox for mailbox in self.mailboxes]
+        return self.inboxes
 
     @property
     def first_kept(self) -> int:

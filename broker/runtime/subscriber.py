@@ -75,27 +75,32 @@ class Subscriber:
             self.is_scheduled = True
             self._fanout.schedule(self)
 
-    def flush(self, now: float) -> None:
-        """Write what waits, until the wire is full, nothing is left, or the others have their turn."""
-        wire = self.wire
+    def take(self, now: float) -> bytes:
+        """Return the next write, empty if there is none or the wire is full; `write` it in the same step."""
         if self.ended is not None:
-            return
+            return b""
         outbox = self.outbox
-        for _ in range(WRITES_PER_TURN):
-            if wire.is_blocked:
-                outbox.settle()
-                break
-            data = outbox.take(now)
-            if not data:
-                break
-            self.last_sent = now
-            wire.offer(data)
-            if not outbox.may_have_more:
-                return
+        if self.wire.is_blocked:
+            outbox.settle()
+            data = b""
         else:
-            self.wake()
+            data = outbox.take(now)
         if outbox.evicted is not None:
             self._evict(outbox.evicted)
+        return data
+
+    def write(self, data: bytes, now: float) -> None:
+        """Write what was taken, and what is left: until the wire is full, or the others have their turn."""
+        self.last_sent = now
+        self.wire.offer(data)
+        if not self.outbox.may_have_more:
+            return
+        for _ in range(WRITES_PER_TURN - 1):
+            data = self.take(now)
+            if not data:
+                return
+            self.wire.offer(data)
+        self.wake()
 
     def _evict(self, sub: Subscription) -> None:
         log.warning(
