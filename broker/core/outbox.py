@@ -70,16 +70,19 @@ class Outbox:
         Args:
             now: seconds of the broker's clock.
         """
-        session = self._session
-        subs = session.subscriptions.values()
-        if len(subs) == 1 and not self._gaps:
-            (sub,) = subs
-            # The common case, once per write: nothing but ticks, and not too many.
-            if sub.snapshot is None and sub.backlog is None and sub.delivery.max_age_ms is None:
-                entries = sub.mailbox.take_fresh(WRITE_BOOKS if sub.ch == "book" else WRITE_TICKS)
-                if entries is not None:
-                    self.may_have_more = False
-                    return self._update(entries, session.router.tape.offset) if entries else b""
+        sub = self._session.only
+        # The common case, once per write: nothing but ticks, and not too many.
+        if (
+            sub is not None
+            and not self._gaps
+            and sub.snapshot is None
+            and sub.backlog is None
+            and sub.delivery.max_age_ms is None
+        ):
+            entries = sub.mailbox.take_fresh(WRITE_BOOKS if sub.ch == "book" else WRITE_TICKS)
+            if entries is not None:
+                self.may_have_more = False
+                return self._update(entries, self._session.router.tape.offset) if entries else b""
         self.may_have_more = True
         return self._take_in_order(now)
 

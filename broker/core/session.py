@@ -64,6 +64,7 @@ class Session:
 
     Attributes:
         subscriptions: by their number, in the order in which they were made.
+        only: the subscription of a session that has one, as most do; saves a look-up for every write.
         close_reason: set once the session has to end; whoever runs it sends `closing` and closes.
         untold: gaps of subscriptions that have ended, by their number; told with the next message.
     """
@@ -79,6 +80,7 @@ class Session:
         self.limits = limits
         self.state = State.OPENING
         self.subscriptions: dict[int, Subscription] = {}
+        self.only: Subscription | None = None
         self.close_reason: CloseReason | None = None
         self.untold: list[tuple[int, Missing]] = []
         self.requests = 0
@@ -231,6 +233,7 @@ class Session:
         sub = Subscription(self._next_sub, ch, accepted, delivery, self._open(delivery))
         self._next_sub += 1
         self.subscriptions[sub.id] = sub
+        self._note_only()
         self._claim(sub, request.cursor)
         cursor = self._start(sub, request.cursor, request.snapshot, now)
         return messages.Ack(
@@ -248,6 +251,10 @@ class Session:
         mailbox = open_mailbox(delivery, self.limits.delivery, owner=self.owner)
         self.router.mailboxes[mailbox] = None
         return mailbox
+
+    def _note_only(self) -> None:
+        subs = self.subscriptions
+        self.only = next(iter(subs.values())) if len(subs) == 1 else None
 
     def _check_room(self, symbols: int) -> None:
         limits = self.limits
@@ -409,6 +416,7 @@ class Session:
         self.untold += [(sub.id, gap) for gap in sub.mailbox.take_gaps()]
         topics = self.router.topics
         del self.subscriptions[sub.id]
+        self._note_only()
         del self.router.mailboxes[sub.mailbox]
         for symbol in sub.symbols:
             self._named.pop((sub.ch, symbol), None)
