@@ -54,6 +54,9 @@ class FeedContext(Protocol):
     def gap(self, ch: Channel, sym: str) -> None:
         """Say that ticks of this topic were missed at the venue; the next one must be a snapshot."""
 
+    def rewind(self) -> None:
+        """Say that event time begins anew, as when a recording is played again: open bars are closed."""
+
     def refused(self, error: FrameError) -> None:
         """Count a frame that maps to no tick, and log the first of its kind."""
 

@@ -66,6 +66,7 @@ class Replay(Feed):
             )
             if not self.options.loop:
                 return
+            ctx.rewind()
 
     def _new_parser(self, form: Format) -> VenueParser:
         return new_parser(form, self.venue, is_override=self.options.venue is not None)

@@ -18,7 +18,7 @@ import structlog
 import trio
 from msgspec import Struct
 
-from broker.core.bars import BarBuilder
+from broker.core.bars import INTERVALS, SECOND, BarBuilder
 from broker.core.errors import FeedError, FeedPermanentError, FrameError
 from broker.core.ticks import Channel, FeedState, Status, Tick, Trade, is_symbol
 from broker.core.topics import Topics
@@ -37,6 +37,11 @@ FIRST_BACKOFF_S, MOST_BACKOFF_S = 0.5, 30.0
 STABLE_S = 60.0
 #: A feed that is silent for so long has its bars closed by the clock on the wall.
 SILENCE_S = 2.0
+
+#: A `ts` further in the future than this is a mistake of the adapter's, and must not close bars.
+FUTURE_NS = 60 * SECOND
+#: Later than the end of every bar that may be open.
+CLOSE_ALL_NS = 2 * INTERVALS[-1][1]
 
 State = Literal["starting", "live", "stale", "down", "ended"]
 _SUBSCRIBER_STATE: dict[State, FeedState] = {"starting": "down", "ended": "down"}
@@ -71,11 +76,15 @@ class Missed(Struct, frozen=True):
     sym: str
 
 
+class Rewound(Struct, frozen=True):
+    """Stands between ticks: here event time begins anew."""
+
+
 class Batch(Struct):
     """What goes through the channel: in order, at most `BATCH_TICKS` items."""
 
     feed: FeedRunner
-    items: list[Tick | Missed]
+    items: list[Tick | Missed | Rewound]
 
 
 class FeedRunner:
@@ -118,7 +127,7 @@ class FeedRunner:
         self._upstream = upstream
         self._rng = rng
         self._on_state = on_state
-        self._buffer: list[Tick | Missed] = []
+        self._buffer: list[Tick | Missed | Rewound] = []
         self._life = trio.CancelScope()
 
     # ── what the feed sees (feeds.base.FeedContext) ──────────────────────────────────────────────
@@ -136,6 +145,9 @@ class FeedRunner:
 
     def gap(self, ch: Channel, sym: str) -> None:
         self._buffer.append(Missed(ch, sym))
+
+    def rewind(self) -> None:
+        self._buffer.append(Rewound())
 
     async def flush(self) -> None:
         if not self._buffer:
@@ -313,19 +325,25 @@ class Ingest:
         bars: list[Tick] = []
         watermark = runner.watermark
         for item in batch.items:
-            if type(item) is Missed:
+            if isinstance(item, Missed):
                 self._fanout.publish(ticks)
                 self._fanout.gap(item.ch, item.sym)
                 ticks = []
+                continue
+            if isinstance(item, Rewound):
+                self._fanout.publish(ticks)
+                ticks = []
+                self._close_bars(runner, watermark)
+                watermark = 0
                 continue
             if fault := fault_of(item):
                 runner.refused(FrameError(fault, repr(item)))
                 continue
             if item.sym not in runner.symbols and not self._learn(runner, item.sym):
                 continue
-            ticks.append(item)  # type: ignore[arg-type]  # a Missed has gone another way
-            if item.ts > watermark:  # type: ignore[union-attr]
-                watermark = item.ts  # type: ignore[union-attr]
+            ticks.append(item)
+            if watermark < item.ts <= item.rts + FUTURE_NS:
+                watermark = item.ts
             if type(item) is Trade:
                 try:
                     runner.bars.add(item)
@@ -343,6 +361,13 @@ class Ingest:
             runner.refused(FrameError("a tick that can't be put on the tape"))
         if bars:
             self._fanout.publish(bars)
+
+    def _close_bars(self, runner: FeedRunner, watermark: int) -> None:
+        """Close every open bar of a feed, and begin anew."""
+        bars: list[Tick] = list(runner.bars.advance(watermark + CLOSE_ALL_NS, runner.time_ns()))
+        self._fanout.publish(bars)
+        runner.bars = BarBuilder()
+        runner.watermark = 0
 
     def _learn(self, runner: FeedRunner, sym: str) -> bool:
         """Meet a symbol of a feed for the first time; refuse one that nobody could subscribe to."""

@@ -64,6 +64,7 @@ class FakeContext:
         self.log = FakeLog()
         self.story: list[Tick | tuple[str, Channel, str]] = []
         self.refusals: list[FrameError] = []
+        self.rewinds = 0
         self.flushed: list[tuple[float, int]] = []
         self.gate = trio.Event()
         self.gate.set()
@@ -90,6 +91,9 @@ class FakeContext:
     def gap(self, ch: Channel, sym: str) -> None:
         self.story.append(("gap", ch, sym))
         self._waiting.unpark_all()
+
+    def rewind(self) -> None:
+        self.rewinds += 1
 
     def refused(self, error: FrameError) -> None:
         self.refusals.append(error)

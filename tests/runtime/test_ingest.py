@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
 import structlog.testing
 import trio
 import trio.testing
 
 from broker.core.errors import FeedError, FeedPermanentError, FrameError
-from broker.core.ticks import Quote, Trade
+from broker.core.ticks import Bar, Quote, Trade
 from broker.runtime.ingest import BATCH_TICKS, BUFFER_TICKS, CHANNEL_BATCHES
 from tests.fakes import ACME, BETA, ScriptedFeed, open_broker, quote, status_of, trade
 from tests.raw import get, websocket
@@ -373,3 +374,37 @@ async def test_bars_come_behind_the_trades_that_close_them_and_by_themselves_in_
             2,
         )
         assert broker.ingest.broken == 0
+
+
+def trade_at(second: int) -> Trade:
+    return Trade(sym=ACME, ts=second * 10**9, rts=0, price="1", size="2", side=None, id=str(second))
+
+
+async def test_bars_go_on_when_a_recording_is_played_again(autojump_clock: object) -> None:
+    feed = ScriptedFeed()
+
+    async def rewind(ctx: Any) -> bool:
+        ctx.rewind()
+        await ctx.flush()
+        return False
+
+    async with open_broker(feeds=[feed]) as broker:
+        for _ in range(3):
+            for second in range(5):
+                await feed.publish(trade_at(second))
+            await feed.do(rewind)
+        topic = broker.topics.get("bar", ACME)
+        bars = [msgspec.msgpack.decode(packed, type=Bar) for packed in topic.packed]
+        assert [bar.start // 10**9 for bar in bars if bar.interval == "1s"] == [0, 1, 2, 3, 4] * 3
+        whole = [(bar.count, bar.volume) for bar in bars if bar.interval == "1m" and bar.final]
+        assert whole == [(5, "10")] * 3
+
+
+async def test_stamp_from_the_far_future_closes_no_bars(autojump_clock: object) -> None:
+    feed = ScriptedFeed()
+    async with open_broker(feeds=[feed]) as broker:
+        for second in (1, 2, 10**6, 3):
+            await feed.publish(trade_at(second))
+        newest = broker.topics.get("bar", ACME).current["1s"].tick
+        assert isinstance(newest, Bar)
+        assert newest.start == 10**9
