@@ -90,6 +90,8 @@ class Feed:
         venue: upper case; the part before the colon of every symbol it publishes.
         symbols: the canonical symbols it will publish, where it knows them before it runs, else ``None``:
             then any well-formed symbol of the venue can be subscribed to in advance.
+        is_checked: whether its tests hold every tick to the types of its fields; then the broker need not
+            look at each (0.5 µs).
         stale_after_s: how long it may be mute before the supervisor connects it again; ``None``: for ever.
     """
 
@@ -97,6 +99,7 @@ class Feed:
 
     venue: str
     symbols: Sequence[str] | None = None
+    is_checked: bool = False
     stale_after_s: float | None = None
 
     def __init__(self, options: FeedOptions) -> None:

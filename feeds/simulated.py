@@ -49,6 +49,8 @@ def generate_names(count: int) -> list[str]:
 class Simulated(Feed):
     """Simulated market: quotes, trades and books of ten levels, from a seed."""
 
+    is_checked = True
+
     class Options(FeedOptions):
         """Keys of a feed of the type ``simulated``."""
 

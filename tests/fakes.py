@@ -71,6 +71,7 @@ class ScriptedFeed:
     ) -> None:
         self.venue = venue
         self.symbols = symbols
+        self.is_checked = False
         self.stale_after_s = stale_after_s
         self.lives = 0
         self._steps, self._todo = trio.open_memory_channel[Callable[[Any], Awaitable[bool]]](1000)

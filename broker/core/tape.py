@@ -141,11 +141,13 @@ class Tape:
         while batches and batches[0][0] <= now - limits.age_s:
             horizon = batches.popleft()[1] + 1
         horizon = max(horizon, self.offset - limits.ticks + 1)
-        while order and (oldest < horizon or self.kept_bytes > limits.bytes):
+        kept, most = self.kept_bytes, limits.bytes
+        while order and (oldest < horizon or kept > most):
             topic = order.popleft()
-            self.kept_bytes -= len(topic.packed.popleft()) + OVERHEAD_BYTES
+            kept -= len(topic.packed.popleft()) + OVERHEAD_BYTES
             topic.forgotten = topic.offsets.popleft()
             oldest += 1
+        self.kept_bytes = kept
         while batches and batches[0][1] < oldest:
             batches.popleft()
 

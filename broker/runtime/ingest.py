@@ -52,6 +52,7 @@ class Feed(Protocol):
 
     venue: str
     symbols: Sequence[str] | None
+    is_checked: bool
     stale_after_s: float | None
 
     async def run(self, ctx: Any) -> None: ...
@@ -323,7 +324,7 @@ class Ingest:
         runner = batch.feed
         ticks: list[Tick] = []
         bars: list[Tick] = []
-        watermark = runner.watermark
+        watermark, is_checked = runner.watermark, runner.feed.is_checked
         for item in batch.items:
             if isinstance(item, Missed):
                 self._fanout.publish(ticks)
@@ -336,7 +337,7 @@ class Ingest:
                 self._close_bars(runner, watermark)
                 watermark = 0
                 continue
-            if fault := fault_of(item):
+            if not is_checked and (fault := fault_of(item)):
                 runner.refused(FrameError(fault, repr(item)))
                 continue
             if item.sym not in runner.symbols and not self._learn(runner, item.sym):
