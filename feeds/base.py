@@ -6,7 +6,7 @@ staleness and counters belong to its supervisor (`broker.runtime.ingest`), not t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Protocol
 
@@ -113,18 +113,3 @@ class Feed:
             FeedPermanentError: starting it again is of no use.
         """
         raise NotImplementedError
-
-
-class Parser(Protocol):
-    """A venue's frames of one connection, turned into ticks; pure, no I/O."""
-
-    def parse(self, frame: str | bytes, rts: int) -> Iterable[Tick]:
-        """Return the ticks of one frame.
-
-        Args:
-            frame: one message as received.
-            rts: when it was received, in nanoseconds of Unix time.
-
-        Raises:
-            FrameError: the frame maps to no well-formed tick; nothing else is ever raised.
-        """

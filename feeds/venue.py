@@ -33,10 +33,13 @@ class VenueRefused(FrameError):
 
 
 class VenueParser(Protocol):
-    """A `feeds.base.Parser` that also takes recorded HTTP bodies and tells of broken books. Pure."""
+    """A venue's frames of one connection, and recorded HTTP bodies, turned into ticks. Pure.
+
+    Raises nothing but `FrameError`, whatever it is given.
+    """
 
     def parse(self, frame: str | bytes, rts: int) -> list[Tick]:
-        """Return the ticks of one frame (see `feeds.base.Parser`)."""
+        """Return the ticks of one frame; ``rts`` is when it was received, in nanoseconds of Unix time."""
 
     def parse_body(self, url: str, body: str | bytes, rts: int) -> list[Tick]:
         """Return the ticks that the body of an HTTP answer brings; none for a page that isn't needed."""

@@ -63,7 +63,7 @@ class Subscriber:
         self.timers: list[float] = []
         self.ended: CloseReason | None = None
         self.scope = trio.CancelScope()
-        self.connected_at = self.last_heard = self.last_heartbeat = self.last_sent = trio.current_time()
+        self.last_heard = self.last_heartbeat = self.last_sent = trio.current_time()
         self.ping_sent_at: float | None = None
         self._fanout = fanout
         self._finish = finish
