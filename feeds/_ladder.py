@@ -74,11 +74,14 @@ class Ladder:
     Attributes:
         best: price of the touch, in tick sizes.
         sizes: lots of each level, from the touch outwards, each 1 or more.
+        price, size: the touch as text.
     """
 
-    __slots__ = ("_band", "_outward", "best", "sizes")
+    __slots__ = ("_band", "_is_told", "_outward", "best", "price", "size", "sizes")
 
-    def __init__(self, outward: int, best: int, band: Band, draw: Callable[[], int]) -> None:
+    def __init__(
+        self, outward: int, best: int, band: Band, draw: Callable[[], int], *, is_told: bool = True
+    ) -> None:
         """Fill the ladder.
 
         Args:
@@ -86,11 +89,18 @@ class Ladder:
             best: price of the touch, in tick sizes; more than `DEPTH` for bids.
             band: turns prices and sizes into text.
             draw: the size of a new level, in lots.
+            is_told: whether anybody wants the levels that change; else none are returned.
         """
         self._outward = outward
         self._band = band
+        self._is_told = is_told
         self.best = best
         self.sizes = [draw() for _ in range(DEPTH)]
+        self._note_touch()
+
+    def _note_touch(self) -> None:
+        self.price = self._band.prices[self.best]
+        self.size = self._band.lots[self.sizes[0]]
 
     def levels(self) -> list[Level]:
         """Return the whole side, best first."""
@@ -101,7 +111,10 @@ class Ladder:
         if lots == self.sizes[level]:
             lots = lots - 1 or 2
         self.sizes[level] = lots
-        return [(self._band.prices[self.best + self._outward * level], self._band.lots[lots])]
+        text = self._band.lots[lots]
+        if not level:
+            self.size = text
+        return [(self._band.prices[self.best + self._outward * level], text)] if self._is_told else []
 
     def consume(self, lots: int, draw: Callable[[], int]) -> list[Level]:
         """Take size from the touch, which moves out once nothing is left; return the levels that changed.
@@ -125,8 +138,13 @@ class Ladder:
         gone = [0] * count
         if inward > 0:
             self.sizes = drawn + self.sizes[: DEPTH - count]
+        else:
+            self.sizes = self.sizes[count:] + drawn
+        self._note_touch()
+        if not self._is_told:
+            return []
+        if inward > 0:
             return self._text(to, 0, drawn) + self._text(was, DEPTH - count, gone)
-        self.sizes = self.sizes[count:] + drawn
         return self._text(was, 0, gone) + self._text(to, DEPTH - count, drawn)
 
     def _text(self, touch: int, first: int, sizes: list[int]) -> list[Level]:

@@ -63,7 +63,6 @@ class Instrument:
         "bids",
         "fair",
         "lots",
-        "prices",
         "spread",
         "sym",
         "trades",
@@ -79,6 +78,7 @@ class Instrument:
         beta: float,
         step: float,
         draw: Callable[[], int],
+        has_book: bool,
     ) -> None:
         """Put a book around the first price.
 
@@ -90,9 +90,10 @@ class Instrument:
             beta: how much of the common factor's return it takes.
             step: the width of one event's own return, which is uniform around 0.
             draw: the size of a level, in lots.
+            has_book: whether anybody gets the levels.
         """
         self.sym = sym
-        self.prices, self.lots = band.prices, band.lots
+        self.lots = band.lots
         self.fair = price / band.tick_size
         self.spread = spread
         self.trades = 0
@@ -100,15 +101,18 @@ class Instrument:
         self._beta, self._step = beta, step
         self._market_seen = 0.0
         bid = self.wanted_bid()
-        self.bids = Ladder(-1, bid, band, draw)
-        self.asks = Ladder(+1, bid + spread, band, draw)
+        self.bids = Ladder(-1, bid, band, draw, is_told=has_book)
+        self.asks = Ladder(+1, bid + spread, band, draw, is_told=has_book)
 
-    def drift(self, market: float, draw: float) -> None:
+    def drift(self, market: float, draw: float) -> float:
         """Move the fair price.
 
         Args:
             market: the log of the common factor, as of now.
             draw: the name's own luck, uniform from -0.5 to 0.5.
+
+        Returns:
+            By how many tick sizes the fair price is above the middle of the quotes.
         """
         common = (market - self._market_seen) * self._beta
         self._market_seen = market
@@ -118,30 +122,23 @@ class Instrument:
         if not self._floor < fair < self._ceiling:
             fair = self._floor if fair <= self._floor else self._ceiling
         self.fair = fair
+        return fair - (self.bids.best + self.asks.best) * 0.5
 
     def wanted_bid(self) -> int:
         """Return the bid that puts the usual spread around the fair price."""
         return floor(self.fair - self.spread * 0.5 + 0.5)
 
-    def lean(self) -> float:
-        """Return by how many tick sizes the fair price is above the middle of the quotes."""
-        return self.fair - (self.bids.best + self.asks.best) * 0.5
-
-    def excess(self) -> int:
-        """Return by how many tick sizes the spread is wider than usual; never below 0."""
-        return self.asks.best - self.bids.best - self.spread
-
     def quote(self, now_ns: int) -> Quote:
         """Return the touch as a tick."""
-        prices, lots, bids, asks = self.prices, self.lots, self.bids, self.asks
+        bids, asks = self.bids, self.asks
         return Quote(
             sym=self.sym,
             ts=now_ns,
             rts=now_ns,
-            bid=prices[bids.best],
-            bid_size=lots[bids.sizes[0]],
-            ask=prices[asks.best],
-            ask_size=lots[asks.sizes[0]],
+            bid=bids.price,
+            bid_size=bids.size,
+            ask=asks.price,
+            ask_size=asks.size,
         )
 
     def snapshot(self, now_ns: int) -> Book:
@@ -187,7 +184,7 @@ class Market:
             self._instrument(sym, pace / weight, band_of)
             for sym, weight in zip(symbols, weights, strict=True)
         ]
-        self._turns = cycle(self._draw_turns(weights))
+        self._next_turn = cycle(self._draw_turns(weights)).__next__
 
     def ticks(self, count: int, now_ns: int) -> list[Tick]:
         """Return the next ticks, all stamped with ``now_ns``.
@@ -236,6 +233,7 @@ class Market:
             beta=uniform(0.6, 1.4),
             step=min(OWN_VOLATILITY * sqrt(pause_s), MOST_OWN_MOVE) * _UNIT,
             draw=self._draw_level,
+            has_book=self._on_book,
         )
 
     def _draw_turns(self, weights: Sequence[float]) -> list[Instrument]:
@@ -248,13 +246,14 @@ class Market:
     def _event(self, now_ns: int, out: list[Tick]) -> None:
         """Let one thing happen in the market, and append its ticks."""
         random = self._random
-        name = next(self._turns)
-        self._log_factor += (random() - 0.5) * self._step
-        name.drift(self._log_factor, random() - 0.5)
-        lean, excess = name.lean(), name.excess()
+        name = self._next_turn()
+        factor = self._log_factor = self._log_factor + (random() - 0.5) * self._step
+        lean = name.drift(factor, random() - 0.5)
+        #: By how many tick sizes the spread is wider than usual; never below 0.
+        excess = name.asks.best - name.bids.best - name.spread
         if random() < self._trade_share and excess < WIDEST:
             self._trade(name, lean, now_ns, out)
-        elif lean > SLACK or lean < -SLACK or excess > 1:
+        elif not -SLACK <= lean <= SLACK or excess > 1:
             bid = name.wanted_bid()
             bids = name.bids.move(bid, self._draw_level)
             asks = name.asks.move(bid + name.spread, self._draw_level)
@@ -274,7 +273,7 @@ class Market:
                     sym=name.sym,
                     ts=now_ns,
                     rts=now_ns,
-                    price=name.prices[side.best],
+                    price=side.price,
                     size=name.lots[lots],
                     side="buy" if is_buy else "sell",
                     id=str(name.trades),

@@ -161,8 +161,9 @@ def test_quotes_follow_the_fair_price_with_a_narrow_spread(channels: Sequence[Ch
         market.ticks(20, NOW)
         for name in market.instruments:
             assert 1 <= name.spread <= 3
-            assert 0 <= name.excess() <= WIDEST
-            leans.append(abs(name.lean()))
+            bid, ask = name.bids.best, name.asks.best
+            assert 0 <= ask - bid - name.spread <= WIDEST
+            leans.append(abs(name.fair - (bid + ask) / 2))
     # In tick sizes; quotes that only moved to close their spread would be further off.
     assert quantiles(leans, n=20)[-1] < 1
 
