@@ -23,7 +23,7 @@ from broker.client.events import AnyEvent, Gap, State
 from broker.client.screen import plain_lines, render
 from broker.client.subscription import Subscription
 from broker.client.wire import parse_url
-from broker.core.codecs import tick_to_json
+from broker.core.encoding import tick_to_json
 from broker.core.ticks import Tick
 
 REFRESH_S = 0.25

@@ -1,28 +1,19 @@
-"""JSON and MessagePack: messages and ticks to bytes, and requests back; pinned by golden vectors.
-
-A tick is encoded once per codec and shared. Nanoseconds are integers in MessagePack and strings in JSON
-(`JSON.parse` would round them).
-"""
+"""JSON and MessagePack: messages to bytes, and requests back; pinned by golden vectors."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from operator import attrgetter
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
 
+from broker.core.encoding import packed_to_json, quote_integer, tick_to_json
 from broker.core.errors import RequestError
 from broker.core.messages import Heartbeat, Message, Pong
 from broker.core.tape import Entry
-from broker.core.ticks import Bar, Tick
 
 _json_encode = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder().decode
-_json_of: Callable[[Entry], bytes] = attrgetter("json")
-_packed_of: Callable[[Entry], bytes] = attrgetter("packed")
 
 
 class Codec(Protocol):
@@ -61,52 +52,7 @@ class Codec(Protocol):
         """
 
 
-def quote_integer(raw: bytes, key: bytes) -> bytes:
-    """Put the integer behind the first ``key`` in quotes: ``"ts":12`` becomes ``"ts":"12"``.
-
-    Safe on any JSON: within a string a quote is escaped, so ``key`` can only be a key.
-    """
-    start = raw.index(key) + len(key)
-    end = start
-    while raw[end] in b"-0123456789":
-        end += 1
-    return b'%b"%b"%b' % (raw[:start], raw[start:end], raw[end:])
-
-
-def tick_to_json(tick: Tick) -> bytes:
-    """Return a tick as JSON, its nanoseconds as strings."""
-    ts, rts = tick.ts, tick.rts
-    # The encoder writes what is there, whatever the annotation says: twice as fast as mending its bytes.
-    tick.ts, tick.rts = str(ts), str(rts)  # type: ignore[assignment]
-    try:
-        raw = _json_encode(tick)
-    finally:
-        tick.ts, tick.rts = ts, rts
-    return quote_integer(raw, b'"start":') if type(tick) is Bar else raw
-
-
-class _Shared(ABC):
-    """Remembers the last update: of those who want the same, all but the first get it for a comparison."""
-
-    def __init__(self) -> None:
-        self._last: tuple[str, Sequence[bytes], bytes] = ("", (), b"")
-
-    def update(self, cursor: str, ticks: Sequence[bytes]) -> bytes:
-        """Return an `update` of encoded ticks; the same object as last time if nothing is different."""
-        last_cursor, last_ticks, update = self._last
-        # Lists of shared bytes differ in the first pointer, mostly; equal ones are walked at 10 ns a tick.
-        if ticks == last_ticks and cursor == last_cursor:
-            return update
-        update = self._join(cursor, ticks)
-        self._last = cursor, ticks, update
-        return update
-
-    @abstractmethod
-    def _join(self, cursor: str, ticks: Sequence[bytes]) -> bytes:
-        """Put an update together."""
-
-
-class Json(_Shared):
+class Json:
     """The `tapecast.v1.json` codec."""
 
     name = "json"
@@ -118,16 +64,15 @@ class Json(_Shared):
         return quote_integer(raw, b'"ts":') if type(message) in (Pong, Heartbeat) else raw
 
     def ticks(self, entries: Sequence[Entry]) -> list[bytes]:
-        encoded = list(map(_json_of, entries))
-        if not all(encoded):
-            encoded = [entry.json or _cached_json(entry) for entry in entries]
-        return encoded
+        return [entry.json or _cached_json(entry) for entry in entries]
 
     def repack(self, packed: Sequence[bytes]) -> list[bytes]:
-        return [_packed_to_json(tick) for tick in packed]
+        return [packed_to_json(tick) for tick in packed]
 
-    def _join(self, cursor: str, ticks: Sequence[bytes]) -> bytes:
-        return b'{"type":"update","cursor":"%b","data":[%b]}' % (cursor.encode(), b",".join(ticks))
+    def update(self, cursor: str, ticks: Sequence[bytes]) -> bytes:
+        return b"".join(
+            (b'{"type":"update","cursor":"', cursor.encode(), b'","data":[', b",".join(ticks), b"]}")
+        )
 
     def snapshot(self, sub: int, cursor: str, ticks: Sequence[bytes], *, more: bool) -> bytes:
         head = b'{"type":"snapshot","sub":%d,"cursor":"%b","data":[%b]' % (
@@ -144,7 +89,7 @@ class Json(_Shared):
             raise RequestError("invalid_message", f"not valid JSON: {_reason(exc)}") from None
 
 
-class MessagePack(_Shared):
+class MessagePack:
     """The `tapecast.v1.msgpack` codec."""
 
     name = "msgpack"
@@ -155,12 +100,12 @@ class MessagePack(_Shared):
         return _pack(message)
 
     def ticks(self, entries: Sequence[Entry]) -> list[bytes]:
-        return list(map(_packed_of, entries))
+        return [entry.packed for entry in entries]
 
     def repack(self, packed: Sequence[bytes]) -> list[bytes]:
         return list(packed)
 
-    def _join(self, cursor: str, ticks: Sequence[bytes]) -> bytes:
+    def update(self, cursor: str, ticks: Sequence[bytes]) -> bytes:
         head = b"\x83\xa4type\xa6update\xa6cursor%b\xa4data%b" % (_pack(cursor), _array_head(len(ticks)))
         return head + b"".join(ticks)
 
@@ -193,18 +138,6 @@ CODECS: tuple[Codec, ...] = (JSON, MSGPACK)
 def _cached_json(entry: Entry) -> bytes:
     entry.json = tick_to_json(entry.tick)
     return entry.json
-
-
-def _packed_to_json(packed: bytes) -> bytes:
-    """Return a tick of the history as `tick_to_json` made it when it was new.
-
-    Not by way of its type, which would check it again: what was sent live is replayed as it was.
-    """
-    fields = _unpack(packed)
-    for name in ("ts", "rts", "start"):
-        if name in fields:
-            fields[name] = str(fields[name])
-    return _json_encode(fields)
 
 
 def _array_head(length: int) -> bytes:

@@ -21,6 +21,10 @@ class Framing(Protocol):
 
     name: str
 
+    @property
+    def shared(self) -> Framing:
+        """The framing of this shape that keeps no state of a session."""
+
     def frame(self, kind: str, payload: bytes, cursor: str = "") -> bytes:
         """Return a message ready to be sent.
 
@@ -41,23 +45,18 @@ class WebSocketFraming:
 
     def __init__(self, *, is_binary: bool) -> None:
         self._first = bytes((_BINARY if is_binary else _TEXT,))
-        self._last: tuple[bytes | None, bytes] = (None, b"")
+
+    @property
+    def shared(self) -> WebSocketFraming:
+        return self
 
     def frame(self, kind: str, payload: bytes, cursor: str = "") -> bytes:
-        last_payload, framed = self._last
-        if payload is not last_payload:
-            framed = self._frame(payload)
-            # Codecs hand the same object to all who want the same: then the frame is the same as well.
-            self._last = payload, framed
-        return framed
-
-    def _frame(self, payload: bytes) -> bytes:
         length = len(payload)
         if length < 126:
-            return b"%b%c%b" % (self._first, length, payload)
+            return b"".join((self._first, bytes((length,)), payload))
         if length < 0x10000:
-            return b"%b\x7e%b%b" % (self._first, length.to_bytes(2, "big"), payload)
-        return b"%b\x7f%b%b" % (self._first, length.to_bytes(8, "big"), payload)
+            return b"".join((self._first, b"\x7e", length.to_bytes(2, "big"), payload))
+        return b"".join((self._first, b"\x7f", length.to_bytes(8, "big"), payload))
 
     def batch(self, framed: bytes) -> bytes:
         return framed
@@ -72,9 +71,15 @@ class SseFraming:
 
     name = "sse"
 
-    def __init__(self, *, chunked: bool, retry_ms: int) -> None:
-        self._retry = b"retry: %d\n" % retry_ms
+    def __init__(self, *, chunked: bool, retry_ms: int | None) -> None:
+        """``retry_ms``: ``None`` for what is not the first of a stream."""
+        self._retry = b"retry: %d\n" % retry_ms if retry_ms is not None else b""
+        self._chunked = chunked
         self._wrap = _chunk if chunked else _plain
+
+    @property
+    def shared(self) -> SseFraming:
+        return _SSE[self._chunked]
 
     def frame(self, kind: str, payload: bytes, cursor: str = "") -> bytes:
         retry, self._retry = self._retry, b""
@@ -96,7 +101,12 @@ class NdjsonFraming:
     name = "ndjson"
 
     def __init__(self, *, chunked: bool) -> None:
+        self._chunked = chunked
         self._wrap = _chunk if chunked else _plain
+
+    @property
+    def shared(self) -> NdjsonFraming:
+        return _NDJSON[self._chunked]
 
     def frame(self, kind: str, payload: bytes, cursor: str = "") -> bytes:
         return payload + b"\n"
@@ -120,3 +130,7 @@ def _chunk(framed: bytes) -> bytes:
 
 def _plain(framed: bytes) -> bytes:
     return framed
+
+
+_SSE = {chunked: SseFraming(chunked=chunked, retry_ms=None) for chunked in (False, True)}
+_NDJSON = {chunked: NdjsonFraming(chunked=chunked) for chunked in (False, True)}

@@ -74,6 +74,9 @@ class Mailbox(ABC):
 
     Attributes:
         inbox: ticks handed over and not looked at yet; the same list for the mailbox's whole life.
+        is_clear: whether nothing is queued, and nothing has to be told: all there is, is in the inbox.
+        max_delay_s: as the contract has it; here, because it is asked for in every round.
+        wants_json: whether every tick will be needed as JSON.
         offered, conflated, dropped, delivered: ticks, since the subscription began, the inbox left out.
         peak: the most ticks that were ever queued.
         verdict: EVICT once the contract has called for it, whoever it was that settled then.
@@ -87,12 +90,15 @@ class Mailbox(ABC):
         "delivery",
         "dropped",
         "inbox",
+        "is_clear",
         "limits",
+        "max_delay_s",
         "offered",
         "owner",
         "peak",
         "topic_count",
         "verdict",
+        "wants_json",
     )
 
     def __init__(self, delivery: Delivery, limits: DeliveryLimits, owner: object = None) -> None:
@@ -101,6 +107,9 @@ class Mailbox(ABC):
         self.limits = limits
         self.owner = owner
         self.inbox: list[Entry] = []
+        self.is_clear = True
+        self.max_delay_s = delivery.max_delay_ms / 1000
+        self.wants_json = False
         self.offered = self.delivered = self.conflated = self.dropped = 0
         self.peak = 0
         self.topic_count = 0
@@ -182,6 +191,7 @@ class Mailbox(ABC):
         if self._last_gap.get(topic) != gap:
             self._last_gap[topic] = gap
             self._gaps.append(gap)
+            self.is_clear = False
 
     @property
     def has_gaps(self) -> bool:
@@ -192,7 +202,15 @@ class Mailbox(ABC):
         """Remove and return what has to be told; every tick of it lies before those in the queue."""
         gaps, self._gaps = self._gaps, []
         self._last_gap.clear()
+        self._look_whether_clear()
         return gaps
+
+    def _look_whether_clear(self) -> None:
+        self.is_clear = not self._gaps and not self._has_queued()
+
+    @abstractmethod
+    def _has_queued(self) -> bool:
+        """Tell whether something waits beside the inbox."""
 
     def _drop(self, topic: Topic, first: int, last: int, reason: GapReason) -> None:
         self.dropped += last - first + 1
@@ -202,6 +220,7 @@ class Mailbox(ABC):
         else:
             gap = self._last_gap[topic] = Missing(topic, first, last, reason)
             self._gaps.append(gap)
+            self.is_clear = False
 
 
 class EveryMailbox(Mailbox):
@@ -225,6 +244,9 @@ class EveryMailbox(Mailbox):
     def bytes(self) -> int:
         return self._bytes
 
+    def _has_queued(self) -> bool:
+        return bool(self._queue)
+
     def settle(self) -> Verdict:
         """Queue the inbox; over the limit the oldest are dropped, or the session is to be evicted.
 
@@ -235,6 +257,7 @@ class EveryMailbox(Mailbox):
         came = self.inbox[:]
         self.inbox.clear()
         self.offered += len(came)
+        self.is_clear = False
         queue = self._queue
         size = sum(map(_size, came))
         if len(queue) + len(came) <= self._limit and self._bytes + size <= self._limit_bytes:
@@ -283,12 +306,13 @@ class EveryMailbox(Mailbox):
                 queue.popleft()
             self._bytes -= sum(map(_size, taken))
         self.delivered += len(taken)
+        self._look_whether_clear()
         return taken
 
     def take_fresh(self, most: int) -> list[Entry] | None:
         inbox = self.inbox
         count = len(inbox)
-        if self._queue or self._gaps or count > most or count > self._limit:
+        if not self.is_clear or count > most or count > self._limit:
             return None
         taken = inbox[:]
         inbox.clear()
@@ -331,12 +355,16 @@ class LatestMailbox(Mailbox):
     def bytes(self) -> int:
         return 0
 
+    def _has_queued(self) -> bool:
+        return bool(self._queued)
+
     def settle(self) -> Verdict:
         """Queue the inbox, each tick behind all others; those that it replaces count as conflated."""
         if not self.inbox:
             return self.verdict
         came = self.inbox[:]
         self.inbox.clear()
+        self.is_clear = False
         queued = self._queued
         before = len(queued)
         for entry in came:
@@ -370,12 +398,13 @@ class LatestMailbox(Mailbox):
             for entry in taken:
                 del queued[entry.key]
         self.delivered += len(taken)
+        self._look_whether_clear()
         return taken
 
     def take_fresh(self, most: int) -> list[Entry] | None:
         inbox = self.inbox
         count = len(inbox)
-        if self._queued or self._gaps or count > most:
+        if not self.is_clear or count > most:
             return None
         taken = inbox[:]
         inbox.clear()
@@ -429,6 +458,7 @@ def refill(new: Mailbox, old: Mailbox) -> Verdict:
         return verdict
     # What the old contract had to tell lies before what the new one dropped.
     new._gaps[:0] = old.take_gaps()
+    new.is_clear = not new._gaps and new.is_clear
     # The queued ticks had been counted as offered already.
     new.offered = old.offered
     new.delivered += old.delivered

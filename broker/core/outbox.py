@@ -19,6 +19,7 @@ from broker.core.codecs import Codec
 from broker.core.framing import Framing
 from broker.core.mailbox import Mailbox, Verdict
 from broker.core.messages import Ack, Closing, Gap, Ledger, Message
+from broker.core.packing import shared_packer
 from broker.core.session import Session
 from broker.core.subscription import Subscription
 from broker.core.tape import Entry
@@ -32,17 +33,42 @@ WRITE_GAPS = 256
 
 
 class Outbox:
-    """Turns what a session holds into writes for its transport."""
+    """Turns what a session holds into writes for its transport.
+
+    One that is used for every write, as mailboxes and subscribers are: with thousands of them, what a write
+    costs is how many places in memory it looks at. So they have slots, and the usual case looks at few.
+
+    Attributes:
+        may_have_more: whether it is worth while to `take` again at once.
+        evicted: set when a queue went over its limit and the contract says `evict`: then nothing more is taken.
+    """
+
+    __slots__ = (
+        "_codec",
+        "_framing",
+        "_gaps",
+        "_most",
+        "_pack",
+        "_plain",
+        "_router",
+        "_session",
+        "evicted",
+        "may_have_more",
+    )
 
     def __init__(self, session: Session, codec: Codec, framing: Framing) -> None:
         self._session = session
+        self._router = session.router
         self._codec = codec
         self._framing = framing
         self._gaps: list[Gap] = []
-        #: Whether it is worth while to `take` again at once.
+        self._pack = shared_packer(codec, framing.shared).update
+        #: The session's only mailbox while there is nothing but its ticks to be sent, else ``None``.
+        self._plain: Mailbox | None = None
+        self._most = 0
         self.may_have_more = True
-        #: Set when a queue went over its limit and the contract says `evict`: then nothing more is taken.
         self.evicted: Subscription | None = None
+        session.on_change = self._forget_plain
 
     def message(self, message: Message) -> bytes:
         """Return one message as a write; ahead of one with an account or a cursor go the gaps it stands behind."""
@@ -70,31 +96,42 @@ class Outbox:
         Args:
             now: seconds of the broker's clock.
         """
-        sub = self._session.only
-        # The common case, once per write: nothing but ticks, and not too many.
-        if (
-            sub is not None
-            and not self._gaps
-            and sub.snapshot is None
-            and sub.backlog is None
-            and sub.delivery.max_age_ms is None
-        ):
-            entries = sub.mailbox.take_fresh(WRITE_BOOKS if sub.ch == "book" else WRITE_TICKS)
+        plain = self._plain
+        if plain is None:
+            plain = self._look_whether_plain()
+        if plain is not None:
+            entries = plain.take_fresh(self._most)
             if entries is not None:
                 self.may_have_more = False
-                return self._update(entries, self._session.router.tape.offset) if entries else b""
+                if not entries:
+                    return b""
+                router = self._router
+                router.delivered += len(entries)
+                cursor = router.tape.cursor()
+                return self._pack(entries, cursor, cursor)
         self.may_have_more = True
+        self._plain = None
         return self._take_in_order(now)
 
-    def _update(self, entries: Sequence[Entry], position: int, *, is_whole: bool = True) -> bytes:
-        """Return ticks as an update; ``is_whole``: no snapshot is incomplete."""
-        router = self._session.router
-        router.delivered += len(entries)
-        cursor = router.tape.cursor(position)
-        payload = self._codec.update(cursor, self._codec.ticks(entries))
-        return self._framing.batch(
-            self._framing.frame("update", payload, cursor if is_whole else self._resumable(cursor))
-        )
+    def _forget_plain(self) -> None:
+        self._plain = None
+
+    def _look_whether_plain(self) -> Mailbox | None:
+        """Return the mailbox whose ticks are all there is to be sent, as mostly; ``None`` if there is more."""
+        sub = self._session.only
+        if sub is None or self._gaps or sub.snapshot is not None or sub.backlog is not None:
+            return None
+        if sub.delivery.max_age_ms is not None:
+            return None
+        self._plain = sub.mailbox
+        self._most = WRITE_BOOKS if sub.ch == "book" else WRITE_TICKS
+        return self._plain
+
+    def _update(self, entries: Sequence[Entry], position: int) -> bytes:
+        """Return ticks as an update."""
+        self._router.delivered += len(entries)
+        cursor = self._router.tape.cursor(position)
+        return self._pack(entries, cursor, self._resumable(cursor))
 
     def _resumable(self, cursor: str) -> str:
         """Return a cursor for an `EventSource` to come back with: none while a snapshot is incomplete.
@@ -165,7 +202,7 @@ class Outbox:
         upto = _cut(mailboxes, upto)
         taken = [mailbox.take(upto) for mailbox in mailboxes]
         entries = taken[0] if len(taken) == 1 else sorted((e for part in taken for e in part), key=_offset)
-        return self._update(entries, self._session.position(), is_whole=False) if entries else b""
+        return self._update(entries, self._session.position()) if entries else b""
 
     def _take_snapshot(self, sub: Subscription) -> bytes:
         """Return the next part of a snapshot; the last one ends it."""

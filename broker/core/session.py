@@ -7,7 +7,7 @@ subscription's snapshot and its first update.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -48,6 +48,10 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 
 
+def _ignore() -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
     """What one session may use."""
@@ -67,6 +71,7 @@ class Session:
         only: the subscription of a session that has one, as most do; saves a look-up for every write.
         close_reason: set once the session has to end; whoever runs it sends `closing` and closes.
         untold: gaps of subscriptions that have ended, by their number; told with the next message.
+        on_change: called when a subscription has come, gone or changed.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class Session:
         self.only: Subscription | None = None
         self.close_reason: CloseReason | None = None
         self.untold: list[tuple[int, Missing]] = []
+        self.on_change: Callable[[], None] = _ignore
         self.requests = 0
         self._next_sub = 1
         self._owner: dict[Topic, Subscription] = {}
@@ -249,12 +255,14 @@ class Session:
 
     def _open(self, delivery: Delivery) -> Mailbox:
         mailbox = open_mailbox(delivery, self.limits.delivery, owner=self.owner)
+        mailbox.wants_json = delivery.mode == "every" and not self.codec.is_binary
         self.router.mailboxes[mailbox] = None
         return mailbox
 
     def _note_only(self) -> None:
         subs = self.subscriptions
         self.only = next(iter(subs.values())) if len(subs) == 1 else None
+        self.on_change()
 
     def _check_room(self, symbols: int) -> None:
         limits = self.limits
@@ -406,6 +414,7 @@ class Session:
                 topic.attach(new)
         del self.router.mailboxes[old]
         sub.mailbox, sub.delivery = new, delivery
+        self.on_change()
         return messages.Ack(
             request.id, "modify", sub=sub.id, ch=sub.ch, symbols=sub.symbols, delivery=delivery
         )

@@ -19,13 +19,12 @@ from heapq import heapify, heappop, heapreplace
 import msgspec
 
 from broker.core.conflation import SINGLE, conflation_key
+from broker.core.encoding import pack_tick, tick_to_json
 from broker.core.ticks import Bar, Book, Tick
 from broker.core.topics import Topic, Topics
 
 #: What a kept tick costs beside its bytes: the object's head, the offset, three places in deques.
 OVERHEAD_BYTES = 96
-
-_pack = msgspec.msgpack.Encoder().encode
 
 
 class Entry(msgspec.Struct, gc=False, eq=False):
@@ -36,7 +35,7 @@ class Entry(msgspec.Struct, gc=False, eq=False):
         at: when it was put on the tape, in seconds of the broker's clock.
         packed: the tick as MessagePack.
         size: of it, in bytes; by this queues and frames are measured, whatever the codec.
-        json: the tick as JSON, made when the first JSON subscriber needs it (`broker.core.codecs`).
+        json: the tick as JSON; made at once where somebody gets every tick as JSON, else when first needed.
     """
 
     topic: Topic
@@ -93,10 +92,13 @@ class Tape:
         order, offset, kept = self._order, self.offset, self.kept_bytes
         for tick in ticks:
             topic = None
+            json = b""
             try:
                 topic = by_type[type(tick)].get(tick.sym) or self._new_topic(tick)
                 tick.seq = topic.seq + 1
-                packed = _pack(tick)
+                packed = pack_tick(tick)
+                if topic.wants_json:
+                    json = tick_to_json(tick)
                 if topic.book is not None:
                     topic.book.apply(tick)  # type: ignore[arg-type]  # a topic of ch "book" gets Books
                     topic.rendered = None
@@ -113,10 +115,12 @@ class Tape:
             topic.offset = offset
             size = len(packed)
             if topic.ch in SINGLE:
-                entry = Entry(topic, topic, tick.seq, offset, at, tick, packed, size)
+                entry = Entry(topic, topic, tick.seq, offset, at, tick, packed, size, json)
                 topic.current[""] = entry
             else:
-                entry = Entry(topic, conflation_key(topic, tick), tick.seq, offset, at, tick, packed, size)
+                entry = Entry(
+                    topic, conflation_key(topic, tick), tick.seq, offset, at, tick, packed, size, json
+                )
                 topic.current[tick.interval if type(tick) is Bar else ""] = entry
             topic.offsets.append(offset)
             topic.packed.append(packed)
@@ -165,7 +169,7 @@ class Tape:
             bids, asks = topic.book.levels()
             ts, rts = topic.book.ts, topic.book.rts
             tick = Book(sym=topic.sym, seq=topic.seq, ts=ts, rts=rts, kind="snapshot", bids=bids, asks=asks)
-            packed = _pack(tick)
+            packed = pack_tick(tick)
             topic.rendered = Entry(topic, topic, topic.seq, topic.offset, at, tick, packed, len(packed))
         return [topic.rendered]
 

@@ -31,6 +31,8 @@ class Topic:
         forgotten: offset of the newest tick that has left the history, 0 if none has.
         mailboxes: those who get the next tick; a dict for its order and its O(1) removal.
         inboxes: theirs; a list of lists, which is walked and appended to fastest; ``None`` once it is out of date.
+        wants_json: whether somebody needs every tick as JSON: then it is made while it is in the processor's
+            cache, and whoever sends it needs not look whether it is there.
     """
 
     __slots__ = (
@@ -49,6 +51,7 @@ class Topic:
         "state_changes",
         "sym",
         "venue",
+        "wants_json",
     )
 
     def __init__(self, ch: Channel, sym: str) -> None:
@@ -65,6 +68,7 @@ class Topic:
         self.forgotten = 0
         self.mailboxes: dict[Mailbox, None] = {}
         self.inboxes: list[list[Entry]] | None = []
+        self.wants_json = False
         self.state = ""
         self.state_changes = 0
 
@@ -87,6 +91,7 @@ class Topic:
 
     def list_inboxes(self) -> list[list[Entry]]:
         """Set ``inboxes`` anew, once after any number of changes."""
+        self.wants_json = any(mailbox.wants_json for mailbox in self.mailboxes)
         self.inboxes = [mailbox.inbox for mailbox in self.mailboxes]
         return self.inboxes
 

@@ -102,7 +102,7 @@ class Fanout:
             subscriber: Subscriber = mailbox.owner  # type: ignore[assignment]  # set in Subscriber
             if subscriber.is_scheduled:
                 continue
-            if mailbox.delivery.max_delay_ms and self._delay(subscriber, mailbox, now):
+            if mailbox.max_delay_s and self._delay(subscriber, mailbox, now):
                 continue
             subscriber.is_scheduled = True
             self._due.append(subscriber)
@@ -113,7 +113,7 @@ class Fanout:
         What waits has its place in the queue, where it is bounded and conflated. A queue that is half full
         is sent: the contract says how long the broker may hold a tick, not that it should lose one by it.
         """
-        due = now + mailbox.delivery.max_delay_ms / 1000
+        due = now + mailbox.max_delay_s
         if not subscriber.timers or due < subscriber.timers[-1]:
             subscriber.timers.append(due)
             heapq.heappush(self._delayed, (due, next(self._order), subscriber))

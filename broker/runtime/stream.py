@@ -56,6 +56,27 @@ class Stream(trio.abc.HalfCloseableStream):
         last_progress: when the kernel last took something it had refused before; seconds of Trio's clock.
     """
 
+    # Used for every write: see `broker.core.outbox.Outbox`.
+    __slots__ = (
+        "__weakref__",
+        "_drained",
+        "_is_closed",
+        "_is_dead",
+        "_pending",
+        "_pending_bytes",
+        "_spawn",
+        "_tls",
+        "_tls_in",
+        "_tls_out",
+        "_write_deadline_s",
+        "is_blocked",
+        "last_progress",
+        "missed_deadline",
+        "on_dead",
+        "on_drained",
+        "socket",
+    )
+
     def __init__(
         self,
         sock: socket.socket,
@@ -103,22 +124,21 @@ class Stream(trio.abc.HalfCloseableStream):
         return self._pending_bytes
 
     def offer(self, data: bytes) -> None:
-        self._offer_raw(data if self._tls is None else self._encrypt(data))
+        if self._tls is not None:
+            data = self._encrypt(data)
+        self._offer_raw(data)
 
     def _offer_raw(self, data: bytes) -> None:
         if self._is_dead or self._is_closed or not data:
             return
-        waiting = memoryview(data)
-        if not self._pending:
+        sent = 0
+        if not self.is_blocked:
             try:
                 sent = self.socket.send(data)
-                if sent == len(data):
-                    return
                 # The kernel takes `NOTSENT_LOWAT` at a time, and has often sent that by now: asking again is
                 # ten times cheaper than a task that waits.
-                waiting = waiting[sent:]
-                while waiting:
-                    waiting = waiting[self.socket.send(waiting) :]
+                while sent != len(data):
+                    sent += self.socket.send(memoryview(data)[sent:])
                 return
             except BlockingIOError:
                 pass
@@ -128,8 +148,8 @@ class Stream(trio.abc.HalfCloseableStream):
             self._drained = trio.Event()
             self._spawn(self._drain)
         self.is_blocked = True
-        self._pending.append(waiting)
-        self._pending_bytes += len(waiting)
+        self._pending.append(memoryview(data)[sent:])
+        self._pending_bytes += len(data) - sent
 
     async def _drain(self) -> None:
         """Write what waits, as the kernel takes it, and give up at the deadline."""

@@ -39,6 +39,27 @@ class Subscriber:
         last_heard: when the client last said anything, in seconds of Trio's clock.
     """
 
+    # Used for every write: see `Outbox`.
+    __slots__ = (
+        "__weakref__",
+        "_fanout",
+        "_finish",
+        "codec",
+        "ended",
+        "is_scheduled",
+        "last_heard",
+        "last_heartbeat",
+        "last_sent",
+        "outbox",
+        "peer",
+        "ping_sent_at",
+        "scope",
+        "session",
+        "timers",
+        "transport",
+        "wire",
+    )
+
     def __init__(
         self,
         id_: str,

@@ -34,6 +34,10 @@ class Payloads:
 
     name = "list"
 
+    @property
+    def shared(self) -> Payloads:
+        return self
+
     def frame(self, kind: str, payload: bytes, cursor: str = "") -> bytes:
         return len(payload).to_bytes(4, "big") + payload
 

@@ -28,6 +28,10 @@ class Lengths(NdjsonFraming):
     def __init__(self) -> None:
         super().__init__(chunked=False)
 
+    @property
+    def shared(self) -> Lengths:
+        return self
+
     def frame(self, kind: str, payload: bytes, cursor: str = "") -> bytes:
         return len(payload).to_bytes(4, "big") + payload
 

@@ -16,8 +16,6 @@ from wsproto.events import BytesMessage, TextMessage
 from broker.core.codecs import JSON
 from broker.core.framing import (
     LAST_CHUNK,
-    WEBSOCKET_BINARY,
-    WEBSOCKET_TEXT,
     NdjsonFraming,
     SseFraming,
     WebSocketFraming,
@@ -96,16 +94,6 @@ def test_several_frames_in_one_write_are_several_messages(payloads: list[bytes])
     framing = WebSocketFraming(is_binary=True)
     framed = b"".join(framing.frame("update", payload) for payload in payloads)
     assert read_frames(framing.batch(framed)) == payloads
-
-
-def test_shared_framings_do_not_mix_up_what_they_remember() -> None:
-    first, second = bytes(bytearray(b"same")), bytes(bytearray(b"same"))
-    assert WEBSOCKET_TEXT.frame("update", first) is WEBSOCKET_TEXT.frame("update", first)
-    assert read_frames(WEBSOCKET_BINARY.frame("update", first)) == [b"same"]
-    assert read_frames(WEBSOCKET_TEXT.frame("update", b"other") + WEBSOCKET_TEXT.frame("update", second)) == [
-        "other",
-        "same",
-    ]
 
 
 @given(

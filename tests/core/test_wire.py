@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.codecs import CODECS, JSON, MSGPACK, Codec, tick_to_json
+from broker.core.codecs import CODECS, JSON, MSGPACK, Codec
+from broker.core.encoding import tick_to_json
 from broker.core.errors import RequestError
 from broker.core.messages import Ack, Message, Request, ServerMessage
 from broker.core.requests import to_request
@@ -147,15 +148,6 @@ def _read(codec: Codec, payload: bytes) -> Any:
 def test_arrays_of_every_size_have_the_right_head_in_msgpack() -> None:
     for count in (0, 15, 16, 65_535, 65_536):
         assert len(msgpack.unpackb(MSGPACK.update("e-1", [b"\xc0"] * count))["data"]) == count
-
-
-def test_same_update_for_many_is_the_same_object_and_another_cursor_another_update() -> None:
-    for codec in CODECS:
-        ticks = [b"1", b"2"]
-        first = codec.update("e-1", ticks)
-        assert codec.update("e-1", list(ticks)) is first
-        assert codec.update("e-2", ticks) != first
-        assert codec.update("e-2", ticks[:1]) != codec.update("e-2", ticks)
 
 
 def test_unset_fields_of_an_ack_are_left_out_in_both() -> None:

@@ -108,10 +108,13 @@ async def test_subscriber_whose_flush_raises_ends_alone(autojump_clock: object) 
     async with open_market() as market:
         broken, healthy = (market.subscribe("trade", ACME) for _ in range(2))
 
-        def raise_(now: float) -> bytes:
-            raise RuntimeError("a fault of ours")
+        class Faulty(type(broken.subscriber.outbox)):  # type: ignore[misc]
+            __slots__ = ()
 
-        broken.subscriber.outbox.take = raise_  # type: ignore[method-assign]
+            def take(self, now: float) -> bytes:
+                raise RuntimeError("a fault of ours")
+
+        broken.subscriber.outbox.__class__ = Faulty
         market.fanout.publish([trade(ACME, 1)])
         market.fanout.publish([trade(ACME, 2)])
         await trio.testing.wait_all_tasks_blocked()

@@ -11,6 +11,7 @@ import trio.testing
 
 from broker.core.session import SessionLimits
 from broker.runtime.sessions import SessionTimes
+from broker.runtime.subscriber import Subscriber
 from tests.fakes import ACME, open_broker, quote
 from tests.raw import CLOSE, PING, PONG, TEXT, get, stream, websocket
 
@@ -140,10 +141,13 @@ async def test_fault_in_looking_after_one_session_ends_that_one_alone(autojump_c
         await bad.receive_type("welcome")
         first, _ = broker.sessions
 
-        def raise_(now: float, ts: int) -> None:
-            raise RuntimeError("a fault of ours")
+        class Faulty(Subscriber):
+            __slots__ = ()
 
-        first.heartbeat = raise_  # type: ignore[method-assign]
+            def heartbeat(self, now: float, ts: int) -> None:
+                raise RuntimeError("a fault of ours")
+
+        first.__class__ = Faulty
         assert (await bad.receive_type("closing"))["code"] == 1011
         assert (await bad.closed())[0] == 1011
         await good.receive_type("heartbeat")

@@ -17,7 +17,8 @@ from jsonschema import (  # type: ignore[import-untyped]
 from msgspec import inspect
 
 from broker.core import messages
-from broker.core.codecs import JSON, tick_to_json
+from broker.core.codecs import JSON
+from broker.core.encoding import tick_to_json
 from broker.core.requests import to_request
 from broker.core.ticks import TICK_TYPES, Tick
 from broker.transports.documents import asyncapi, examples, openapi

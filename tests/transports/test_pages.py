@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from broker.core.codecs import tick_to_json
+from broker.core.encoding import tick_to_json
 from broker.core.messages import Rejected
 from broker.core.ticks import Quote
 from broker.transports.pages import NotReady, SnapshotPage, snapshot_page, utc_time

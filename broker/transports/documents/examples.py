@@ -8,8 +8,9 @@ import orjson
 
 from broker import __version__
 from broker.core import errors, messages
-from broker.core.codecs import JSON, tick_to_json
+from broker.core.codecs import JSON
 from broker.core.delivery import Delivery
+from broker.core.encoding import tick_to_json
 from broker.core.framing import Framing, NdjsonFraming, SseFraming
 from broker.core.mailbox import LedgerEntry
 from broker.core.ticks import Bar, Book, Quote, Status, Tick, Trade
