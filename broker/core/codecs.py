@@ -7,7 +7,14 @@ from typing import Any, Protocol
 
 import msgspec
 
-from broker.core.encoding import packed_to_json, quote_integer, tick_to_json
+from broker.core.encoding import (
+    JSON_OPENS,
+    json_to_packed,
+    pack_tick,
+    packed_to_json,
+    quote_integer,
+    tick_to_json,
+)
 from broker.core.errors import RequestError
 from broker.core.messages import Heartbeat, Message, Pong
 from broker.core.tape import Entry
@@ -35,8 +42,8 @@ class Codec(Protocol):
     def ticks(self, entries: Sequence[Entry]) -> list[bytes]:
         """Return encoded ticks; made on the first call for each entry, and kept there."""
 
-    def repack(self, packed: Sequence[bytes]) -> list[bytes]:
-        """Return ticks of the tape's history."""
+    def repack(self, kept: Sequence[bytes]) -> list[bytes]:
+        """Return ticks of the tape's history, each of which is there in one codec or the other."""
 
     def update(self, cursor: str, ticks: Sequence[bytes]) -> bytes:
         """Return an `update` of encoded ticks."""
@@ -66,8 +73,8 @@ class Json:
     def ticks(self, entries: Sequence[Entry]) -> list[bytes]:
         return [entry.json or _cached_json(entry) for entry in entries]
 
-    def repack(self, packed: Sequence[bytes]) -> list[bytes]:
-        return [packed_to_json(tick) for tick in packed]
+    def repack(self, kept: Sequence[bytes]) -> list[bytes]:
+        return [tick if tick[0] == JSON_OPENS else packed_to_json(tick) for tick in kept]
 
     def update(self, cursor: str, ticks: Sequence[bytes]) -> bytes:
         return b"".join(
@@ -100,10 +107,10 @@ class MessagePack:
         return _pack(message)
 
     def ticks(self, entries: Sequence[Entry]) -> list[bytes]:
-        return [entry.packed for entry in entries]
+        return [entry.packed or _cached_packed(entry) for entry in entries]
 
-    def repack(self, packed: Sequence[bytes]) -> list[bytes]:
-        return list(packed)
+    def repack(self, kept: Sequence[bytes]) -> list[bytes]:
+        return [json_to_packed(tick) if tick[0] == JSON_OPENS else tick for tick in kept]
 
     def update(self, cursor: str, ticks: Sequence[bytes]) -> bytes:
         head = b"\x83\xa4type\xa6update\xa6cursor%b\xa4data%b" % (_pack(cursor), _array_head(len(ticks)))
@@ -138,6 +145,11 @@ CODECS: tuple[Codec, ...] = (JSON, MSGPACK)
 def _cached_json(entry: Entry) -> bytes:
     entry.json = tick_to_json(entry.tick)
     return entry.json
+
+
+def _cached_packed(entry: Entry) -> bytes:
+    entry.packed = pack_tick(entry.tick)
+    return entry.packed
 
 
 def _array_head(length: int) -> bytes:

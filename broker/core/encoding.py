@@ -10,7 +10,14 @@ import msgspec
 from broker.core.ticks import Bar, Tick
 
 _json_encode = msgspec.json.Encoder().encode
+_json_decode = msgspec.json.Decoder().decode
 _unpack = msgspec.msgpack.Decoder().decode
+_LEAST, _MOST = -(2**63), 2**64 - 1
+
+#: The first byte of a tick as JSON; as MessagePack it begins with the head of a map, which is another.
+JSON_OPENS = ord("{")
+#: Of the fields, those that are strings in JSON and integers in MessagePack.
+_NANOS = ("ts", "rts", "start")
 
 #: Returns a tick as MessagePack. Raises TypeError, ValueError or OverflowError for what no codec can carry.
 pack_tick = msgspec.msgpack.Encoder().encode
@@ -29,8 +36,14 @@ def quote_integer(raw: bytes, key: bytes) -> bytes:
 
 
 def tick_to_json(tick: Tick) -> bytes:
-    """Return a tick as JSON, its nanoseconds as strings."""
+    """Return a tick as JSON, its nanoseconds as strings.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it holds what no codec can carry.
+    """
     ts, rts = tick.ts, tick.rts
+    if not (_LEAST <= ts <= _MOST and _LEAST <= rts <= _MOST):
+        raise OverflowError("ts or rts is more than 64 bits: MessagePack could not carry it")
     # The encoder writes what is there, whatever the annotation says: twice as fast as mending its bytes.
     text = str(ts)
     tick.ts, tick.rts = text, text if rts == ts else str(rts)  # type: ignore[assignment]
@@ -47,7 +60,16 @@ def packed_to_json(packed: bytes) -> bytes:
     Not by way of its type, which would check it again: what was sent live is replayed as it was.
     """
     fields = _unpack(packed)
-    for name in ("ts", "rts", "start"):
+    for name in _NANOS:
         if name in fields:
             fields[name] = str(fields[name])
     return _json_encode(fields)
+
+
+def json_to_packed(json: bytes) -> bytes:
+    """Return a tick of the history as `pack_tick` would have made it when it was new."""
+    fields = _json_decode(json)
+    for name in _NANOS:
+        if name in fields:
+            fields[name] = int(fields[name])
+    return pack_tick(fields)

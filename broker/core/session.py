@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from broker.core import errors, messages
+from broker.core.backlog import Backlog
 from broker.core.codecs import Codec
 from broker.core.delivery import Delivery, DeliveryLimits, negotiate
 from broker.core.errors import CloseReason, RequestError
@@ -23,7 +24,7 @@ from broker.core.messages import Message
 from broker.core.requests import request_id, to_request
 from broker.core.router import Router
 from broker.core.subscription import Subscription
-from broker.core.tape import Backlog, Entry
+from broker.core.tape import Entry
 from broker.core.ticks import Channel, is_symbol
 from broker.core.topics import Topic, check_channel, parse_pattern
 
@@ -391,7 +392,7 @@ class Session:
             sub.mailbox.conflated += conflated
             sub.mailbox.offer(entry)
         if first:
-            sub.backlog = Backlog(first)
+            sub.backlog = Backlog(self.router.tape, first)
         return too_old
 
     # ── changing and ending ──────────────────────────────────────────────────────────────────────
@@ -442,7 +443,7 @@ class Session:
 
 def _conflated(topic: Topic, start: int, now: float) -> list[tuple[Entry, int]]:
     """Return a topic's newest entries since ``start``, each with how many older ones it stands for."""
-    entries = [entry for entry in topic.current.values() if entry.seq >= start]
+    entries = [entry for entry in topic.newest_entries() if entry.seq >= start]
     older = topic.seq - start + 1 - len(entries)
     # It waits from now on: a resumed price is not stale because the client was away.
     fresh = [msgspec.structs.replace(entry, at=now) for entry in entries]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
+from broker.core.backlog import Backlog
 from broker.core.delivery import Delivery
 from broker.core.mailbox import LedgerEntry, Mailbox
-from broker.core.tape import Backlog, Entry
+from broker.core.tape import Entry
 from broker.core.ticks import Channel
 from broker.core.topics import Topic, parse_pattern
 

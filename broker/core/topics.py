@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING
 
 from broker.core.books import BookState
+from broker.core.conflation import SINGLE
 from broker.core.errors import RequestError
 from broker.core.ticks import CHANNELS, TICK_TYPES, Channel, is_symbol, venue_of
 
@@ -25,9 +26,10 @@ class Topic:
     Attributes:
         seq: number of the last tick, 0 before the first.
         offset: place of the last tick on the tape, 0 before the first.
-        current: what a snapshot shows: the newest entry of each conflation key that matters.
+        is_single: whether there is one newest tick; else (bars, states) one of each conflation key that matters.
+        newest, current: it, or them: what a snapshot shows.
         book: levels, on ``book`` only.
-        offsets, packed: the part of the tape's history that is this topic's, oldest first.
+        offsets: the part of the tape's history that is this topic's, oldest first.
         forgotten: offset of the newest tick that has left the history, 0 if none has.
         mailboxes: those who get the next tick; a dict for its order and its O(1) removal.
         inboxes: theirs; a list of lists, which is walked and appended to fastest; ``None`` once it is out of date.
@@ -41,10 +43,11 @@ class Topic:
         "current",
         "forgotten",
         "inboxes",
+        "is_single",
         "mailboxes",
+        "newest",
         "offset",
         "offsets",
-        "packed",
         "rendered",
         "seq",
         "state",
@@ -60,11 +63,12 @@ class Topic:
         self.venue = venue_of(sym)
         self.seq = 0
         self.offset = 0
+        self.is_single = ch in SINGLE
+        self.newest: Entry | None = None
         self.current: dict[str, Entry] = {}
         self.book: BookState | None = BookState() if ch == "book" else None
         self.rendered: Entry | None = None
         self.offsets: deque[int] = deque()
-        self.packed: deque[bytes] = deque()
         self.forgotten = 0
         self.mailboxes: dict[Mailbox, None] = {}
         self.inboxes: list[list[Entry]] | None = []
@@ -98,7 +102,13 @@ class Topic:
     @property
     def first_kept(self) -> int:
         """``seq`` of the oldest tick that the history still has; ``seq + 1`` if it has none."""
-        return self.seq - len(self.packed) + 1
+        return self.seq - len(self.offsets) + 1
+
+    def newest_entries(self) -> list[Entry]:
+        """Return the newest tick of each conflation key that matters; none before the first."""
+        if self.is_single:
+            return [] if self.newest is None else [self.newest]
+        return list(self.current.values())
 
 
 def parse_pattern(text: str) -> str | None:

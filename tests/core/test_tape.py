@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.tape import OVERHEAD_BYTES, Backlog, Entry, HistoryLimits, Tape
+from broker.core.backlog import Backlog
+from broker.core.codecs import JSON, MSGPACK
+from broker.core.encoding import pack_tick, tick_to_json
+from broker.core.tape import OVERHEAD_BYTES, Entry, HistoryLimits, Tape
 from broker.core.ticks import Bar, Book, Quote, Tick, Trade
 from broker.core.topics import Topic, Topics
 from tests.core.pair import quote, trade
@@ -226,7 +229,7 @@ def test_backlog_reads_in_the_order_of_the_tape_and_names_what_was_forgotten(
     start = max(min(start, tape.offset), tape.offset - tape.kept_ticks)
     topics = list(tape.topics.on_channel("trade").values())
     first = {each: tape.first_after(each, start) for each in topics}
-    backlog = Backlog({each: seq for each, seq in first.items() if seq is not None})
+    backlog = Backlog(tape, {each: seq for each, seq in first.items() if seq is not None})
     left = {(entry.topic, entry.seq): entry.offset for entry in everything if entry.offset > start}
     coming = iter(more)
     last = start
@@ -259,7 +262,7 @@ def test_backlog_reads_in_the_order_of_the_tape_and_names_what_was_forgotten(
 def test_backlog_whose_ticks_have_all_been_forgotten_still_knows_its_place() -> None:
     tape = a_tape(ticks=2)
     append(tape, "SIM:A", "SIM:A")
-    backlog = Backlog({topic(tape, "SIM:A"): 1})
+    backlog = Backlog(tape, {topic(tape, "SIM:A"): 1})
     append(tape, "SIM:B", "SIM:B", "SIM:B")
     assert backlog.position() == 0
     assert list(backlog.lost()) == [(topic(tape, "SIM:A"), 1, 2)]
@@ -270,7 +273,7 @@ def test_topic_that_is_left_out_is_read_no_more() -> None:
     tape = a_tape()
     append(tape, "SIM:A", "SIM:B", "SIM:A", "SIM:B")
     first, second = topic(tape, "SIM:A"), topic(tape, "SIM:B")
-    backlog = Backlog({first: 1, second: 1})
+    backlog = Backlog(tape, {first: 1, second: 1})
     assert backlog.forget(first) == 1
     assert backlog.forget(first) is None
     assert (backlog.position(), backlog.pending(), first in backlog) == (1, 2, False)
@@ -283,6 +286,26 @@ def test_ticks_of_the_history_are_what_was_published() -> None:
     tape = a_tape()
     ticks: list[Tick] = [trade("SIM:A", "7"), quote("SIM:A")]
     entries = tape.append(ticks, 0.0)
-    backlog = Backlog({entry.topic: 1 for entry in entries})
+    backlog = Backlog(tape, {entry.topic: 1 for entry in entries})
     assert [packed for _, _, packed in backlog.read(9, 9999)] == [entry.packed for entry in entries]
     assert {type(entry.tick) for entry in entries} == {Trade, Quote}
+
+
+@given(BATCHES, st.integers(1, 20), st.booleans())
+def test_ring_gives_back_every_kept_tick_in_the_codec_it_was_wanted_in(
+    batches: list[list[str]], most: int, wants_json: bool
+) -> None:
+    tape = a_tape(ticks=most)
+    known: dict[int, Entry] = {}
+    for batch in batches:
+        for sym in batch:
+            topic(tape, sym).wants_json = wants_json
+        known |= {entry.offset: entry for entry in append(tape, *batch)}
+    for each in tape.topics.on_channel("trade").values():
+        for offset in each.offsets:
+            entry = known[offset]
+            kept = tape.kept(offset)
+            assert kept == (tick_to_json if wants_json else pack_tick)(entry.tick)
+            assert (len(kept), kept) == (entry.size, entry.json or entry.packed)
+            assert MSGPACK.repack([kept]) == [pack_tick(entry.tick)]
+            assert JSON.repack([kept]) == [tick_to_json(entry.tick)]

@@ -45,7 +45,7 @@ def with_nanos(plain: Any) -> Any:
 
 def entry_of(tick: Tick) -> Entry:
     packed = msgspec.msgpack.encode(tick)
-    return Entry(Topic(tick.ch, tick.sym), None, tick.seq, 1, 0.0, tick, packed, len(packed))
+    return Entry(Topic(tick.ch, tick.sym), None, tick.seq, 1, 0.0, tick, len(packed), packed)
 
 
 def encode(codec: Codec, message: Any) -> bytes:
@@ -118,10 +118,12 @@ def test_every_kind_of_message_and_request_has_a_vector() -> None:
 @given(strategies.TICKS)
 def test_any_tick_reads_the_same_from_json_and_msgpack_live_and_replayed(tick: Tick) -> None:
     (entry,) = Tape("e1", Topics(), HistoryLimits()).append([tick], 0.0)
-    (live,) = JSON.ticks([entry])
-    assert JSON.repack([entry.packed]) == [live]
+    (live,), (packed,) = JSON.ticks([entry]), MSGPACK.ticks([entry])
+    assert JSON.repack([packed, live]) == [live, live]
+    assert MSGPACK.repack([packed, live]) == [packed, packed]
     assert JSON.ticks([entry])[0] is live
-    plain = msgpack.unpackb(entry.packed)
+    assert MSGPACK.ticks([entry])[0] is packed
+    plain = msgpack.unpackb(packed)
     assert with_nanos(json.loads(live)) == plain
     assert list(json.loads(live)) == list(plain)
     assert list(plain)[:5] == ["ch", "sym", "seq", "ts", "rts"]
