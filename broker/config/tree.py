@@ -67,7 +67,7 @@ class Server(Section):
         3.0, 0, 300, "Ctrl-C and SIGTERM give sessions so long to leave; 0 cuts them off at once."
     )
     min_write_gap_ms: float = _float(
-        20.0, 0, 1000, "Smallest gap between two rounds of writes under load; longer saves CPU. 0: none."
+        17.0, 0, 1000, "Smallest gap between two rounds of writes under load; longer saves CPU. 0: none."
     )
 
 
