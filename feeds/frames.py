@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
+from broker.core.decimals import is_zero
 from broker.core.errors import FrameError
 from broker.core.ticks import Level, is_symbol, iso_to_ns
 
@@ -23,7 +24,6 @@ T = TypeVar("T")
 
 #: At most 64 characters each, as `broker.core.ticks.Decimals` has it.
 _NUMBERS = re.compile(r"(?:[0-9]{1,30}(?:\.[0-9]{1,28})?(?:[eE][+-]?[0-9]{1,3})?,)*+")
-_ZERO = re.compile(r"0+(?:\.0+)?(?:[eE].+)?")
 #: MessagePack and most databases end here, in the year 2262.
 _LAST_NS = 2**63 - 1
 #: Milliseconds reach this in the year 5138; what is larger is microseconds.
@@ -50,11 +50,6 @@ def check_decimals(*texts: str) -> None:
     if _NUMBERS.fullmatch(joined) is None or joined.count(",") != len(texts):
         wrong = next((text for text in texts if "," in text or not _NUMBERS.fullmatch(text + ",")), "")
         raise FrameError(f"not a decimal number: {wrong[:80]!r}")
-
-
-def is_zero(number: str) -> bool:
-    """Tell whether a checked number is zero, however many digits it has."""
-    return number[0] == "0" and _ZERO.fullmatch(number) is not None
 
 
 def one_side(price: str | None, size: str | None) -> tuple[str | None, str | None]:

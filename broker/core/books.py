@@ -1,17 +1,19 @@
-"""The state of one order book, as the deltas leave it."""
+"""The state of one order book, as the deltas leave it; and what is common to all that work on levels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 
+from broker.core.decimals import is_zero, number_key
 from broker.core.ticks import Book, Level
 
 
 class BookState:
     """Levels by price, from a snapshot and the deltas behind it.
 
-    Two spellings of one price (``"1.5"`` and ``"1.50"``) are one level; what is kept is the last spelling.
+    Two spellings of one price (``"1.5"`` and ``"1.50"``) are one level; what is kept is the last spelling. A
+    level of size zero is removed, however the zero is spelt.
     """
 
     __slots__ = ("_asks", "_bids", "_rendered", "rts", "ts")
@@ -41,33 +43,37 @@ class BookState:
     def levels(self) -> tuple[list[Level], list[Level]]:
         """Return bids and asks, best first. O(n log n) after a change, then O(1)."""
         if self._rendered is None:
-            try:
-                bids = sorted(self._bids.values(), key=_price, reverse=True)
-                asks = sorted(self._asks.values(), key=_price)
-            except InvalidOperation:
-                # A price that is no number has no place in a book. Rare, so it is not looked for with every tick.
-                _remove_odd(self._bids)
-                _remove_odd(self._asks)
-                return self.levels()
-            self._rendered = bids, asks
+            self._rendered = best_first(self._bids, bids=True), best_first(self._asks, bids=False)
         return self._rendered
+
+
+def best_first(side: dict[str, Level], *, bids: bool) -> list[Level]:
+    """Return the levels of one side, best first; those whose price is no number are removed from it."""
+    try:
+        return sorted(side.values(), key=_price, reverse=bids)
+    except InvalidOperation:
+        # A price that is no number has no place in a book. Rare, so it is not looked for with every tick.
+        _remove_odd(side)
+        return sorted(side.values(), key=_price, reverse=bids)
 
 
 def _price(level: Level) -> Decimal:
     return Decimal(level[0])
 
 
-def _key(price: str) -> str:
-    return price.rstrip("0").rstrip(".") if "." in price else price
+def _keyed(levels: Iterable[Level]) -> list[tuple[str, Level | None]]:
+    """Return what becomes of each level: ``None``, where it is removed."""
+    # The first comparison spares most sizes the call: a zero begins with "0" or "-".
+    return [
+        (number_key(level[0]), None if size < "1" and is_zero(size) else level)
+        for level in levels
+        for _, size in (level,)
+    ]
 
 
-def _keyed(levels: Iterable[Level]) -> list[tuple[str, str, Level]]:
-    return [(_key(level[0]), size, level) for level in levels for _, size in (level,)]
-
-
-def _update(side: dict[str, Level], levels: Iterable[tuple[str, str, Level]]) -> None:
-    for key, size, level in levels:
-        if size == "0":
+def _update(side: dict[str, Level], levels: Iterable[tuple[str, Level | None]]) -> None:
+    for key, level in levels:
+        if level is None:
             side.pop(key, None)
         else:
             side[key] = level

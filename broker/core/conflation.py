@@ -1,7 +1,7 @@
 """Which queued tick a newer one may take the place of.
 
-Quotes, bars and states are replaced. Trades and books can't be: they are merged, which is not there
-yet, so their contract is ``every``.
+Quotes, bars and states are replaced. Trades and books can't be, as the newest alone does not say everything:
+they are merged and composed (`broker.core.composing`).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,3 +91,25 @@ def test_price_that_is_no_number_has_no_place_in_a_book() -> None:
     assert bids == [("11", "1"), ("10", "1")]
     assert ("12", "1") in asks
     assert ("NaN", "1") not in asks
+
+
+@pytest.mark.parametrize("zero", ["0", "0.0", "0.00000000", "00", "0E-8", "-0", "0."])
+def test_level_of_no_size_is_removed_however_the_zero_is_spelt(zero: str) -> None:
+    state = BookState()
+    state.apply(book("snapshot", [("10", "1"), ("9", zero)], [("11", "0.01")]))
+    state.apply(book("delta", [("10", zero)], []))
+    assert state.levels() == ([], [("11", "0.01")])
+
+
+def test_exponent_is_not_mistaken_for_zeros_at_the_end() -> None:
+    state = BookState()
+    state.apply(book("snapshot", [("1.5e10", "1"), ("1.5e1", "2"), ("15", "3")], []))
+    assert state.levels()[0] == [("1.5e10", "1"), ("15", "3")]
+
+
+def test_size_that_is_no_text_is_refused_and_changes_nothing() -> None:
+    state = BookState()
+    state.apply(book("snapshot", [("10", "1")], []))
+    with pytest.raises(TypeError):
+        state.apply(book("snapshot", [("9", "1")], [("11", 5)]))  # type: ignore[list-item]  # an adapter's mistake
+    assert state.levels() == ([("10", "1")], [])
