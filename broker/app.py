@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import gc
 import random
-import secrets
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -25,7 +24,8 @@ from broker.core.tape import HistoryLimits, Tape
 from broker.core.topics import Topics
 from broker.runtime.fanout import Fanout
 from broker.runtime.ingest import Ingest
-from broker.runtime.sessions import Sessions, SessionTimes
+from broker.runtime.network import KERNEL, Listener, Waiting
+from broker.runtime.sessions import CHANCE, Sessions, SessionTimes
 from broker.transports import upstream
 from broker.transports.door import Door, Handler
 from broker.transports.http_stream import HttpStreamTransport
@@ -57,20 +57,27 @@ class Serving:
 class Broker:
     """Everything that one configuration makes; `run` brings it to life."""
 
-    def __init__(self, config: Config, *, time_ns: Callable[[], int] = time.time_ns) -> None:
-        """Build it; nothing is opened yet. Must be called under Trio, whose clock it uses."""
+    def __init__(
+        self, config: Config, *, time_ns: Callable[[], int] = time.time_ns, rng: random.Random = CHANCE
+    ) -> None:
+        """Build it; nothing is opened yet. Must be called under Trio, whose clock it uses.
+
+        Args:
+            time_ns: wall time, in nanoseconds since the Unix epoch.
+            rng: all chance there is: a seeded one, a simulated clock and network make a run repeatable.
+        """
         self.config = config
         self.topics = Topics()
         history = HistoryLimits(config.history.ticks, config.history.bytes, config.history.age_s)
         # Time makes it new, chance makes it new when the clock is set back.
-        epoch = f"{time_ns() // 1_000_000_000:x}{secrets.token_hex(3)}"
+        epoch = f"{time_ns() // 1_000_000_000:x}{rng.randbytes(3).hex()}"
         self.tape = Tape(epoch, self.topics, history)
         self.router = Router(self.topics, self.tape)
         self.fanout = Fanout(self.router, max_gap_s=config.server.min_write_gap_ms / 1000)
         self.ingest = Ingest(self.topics, self.fanout, upstream=upstream, time_ns=time_ns)
         for options in config.feeds:
             feed = FEEDS[options.type](options)
-            self.ingest.add(options.name or options.type, options.type, feed, random.Random())
+            self.ingest.add(options.name or options.type, options.type, feed, _child(rng))
         self.sessions = Sessions(
             self.fanout,
             most=config.limits.sessions,
@@ -83,14 +90,17 @@ class Broker:
             ),
             server=f"tapecast/{__version__}",
             time_ns=time_ns,
+            rng=rng,
         )
         self.websocket = WebSocketTransport(self.sessions, time_ns=time_ns)
-        self.http_stream = HttpStreamTransport(self.sessions, time_ns=time_ns, rng=random.Random())
+        self.http_stream = HttpStreamTransport(self.sessions, time_ns=time_ns, rng=_child(rng))
         self.rest = Rest(self.router, self.ingest, self.sessions)
         self.web = WebTransport(self.rest.app)
 
-    def door(self, listeners: list[socket.socket], tls: ssl.SSLContext | None) -> Door:
-        """Return the front door of the broker's transports."""
+    def door(
+        self, listeners: Sequence[Listener], tls: ssl.SSLContext | None, *, waiting: Waiting = KERNEL
+    ) -> Door:
+        """Return the front door of the broker's transports; ``waiting`` goes with the listeners."""
         routes: dict[str, Handler] = {"/v1/ws": self.websocket.serve, "/v1/stream": self.http_stream.serve}
         if self.config.debug.echo:
             routes["/debug/echo"] = self.websocket.echo
@@ -103,6 +113,7 @@ class Broker:
             handshake_timeout_s=self.config.server.handshake_timeout_s,
             write_deadline_s=self.config.slow_consumer.write_deadline_s,
             vanish_s=VANISH_S,
+            waiting=waiting,
         )
 
     async def run(self, door: Door, stop: trio.Event) -> None:
@@ -148,6 +159,11 @@ async def serve(
     finally:
         for listener in listeners:
             listener.close()
+
+
+def _child(rng: random.Random) -> random.Random:
+    """Return a generator of its own, so that one part's draws don't change another's."""
+    return random.Random(rng.getrandbits(64))
 
 
 def _session_limits(config: Config) -> SessionLimits:

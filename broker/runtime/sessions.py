@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +26,8 @@ log = structlog.get_logger()
 #: Sessions are looked after in turns, each once in `PERIOD_S`.
 PERIOD_S = 1.0
 SLOTS = 20
+#: The system's: a session's name can't be guessed.
+CHANCE = random.SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,15 @@ class Sessions:
         times: SessionTimes,
         server: str,
         time_ns: Callable[[], int],
+        rng: random.Random = CHANCE,
     ) -> None:
-        """``most_per_address``: 0 for no limit of its own. ``server``: as `welcome` says it."""
+        """Let nobody in yet.
+
+        Args:
+            most_per_address: 0 for no limit of its own.
+            server: as `welcome` says it.
+            rng: draws the sessions' names.
+        """
         self.limits = limits
         self.times = times
         self.live: Counter[str] = Counter()
@@ -77,6 +86,7 @@ class Sessions:
         self._most_per_address = most_per_address
         self._server = server
         self._time_ns = time_ns
+        self._rng = rng
         self._slots: list[dict[Subscriber, Callable[[float], None]]] = [{} for _ in range(SLOTS)]
         self._next_slot = count()
         self._slot_of: dict[Subscriber, int] = {}
@@ -119,7 +129,7 @@ class Sessions:
             It, and its first message, which the transport sends.
         """
         subscriber = Subscriber(
-            secrets.token_hex(8),
+            self._rng.randbytes(8).hex(),
             router=self._fanout.router,
             fanout=self._fanout,
             wire=stream,

@@ -21,6 +21,8 @@ from typing import Protocol
 
 import trio
 
+from broker.runtime.network import KERNEL, Socket, Waiting
+
 #: What a peer has to take within one write deadline for the next one to begin.
 PROGRESS_BYTES = 64 << 10
 #: Unsent bytes that the kernel may hold. Without it a stalled client swallows 4.3 MB there, which can't be
@@ -68,6 +70,7 @@ class Stream(trio.abc.HalfCloseableStream):
         "_tls",
         "_tls_in",
         "_tls_out",
+        "_waiting",
         "_write_deadline_s",
         "is_blocked",
         "last_progress",
@@ -79,17 +82,19 @@ class Stream(trio.abc.HalfCloseableStream):
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: Socket,
         *,
         write_deadline_s: float,
         spawn: Callable[[Callable[[], Awaitable[None]]], object],
         tls: ssl.SSLContext | None = None,
+        waiting: Waiting = KERNEL,
     ) -> None:
         """Take over ``sock``.
 
         Args:
             spawn: starts an async function in a nursery that outlives the stream.
             tls: of a server; `do_handshake` must come before anything else.
+            waiting: how to wait for ``sock``.
         """
         sock.setblocking(False)
         self.socket = sock
@@ -101,6 +106,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self.last_progress = -1.0
         self._write_deadline_s = write_deadline_s
         self._spawn = spawn
+        self._waiting = waiting
         self._pending: deque[memoryview] = deque()
         self._pending_bytes = 0
         self._drained: trio.Event | None = None
@@ -157,7 +163,7 @@ class Stream(trio.abc.HalfCloseableStream):
             goal = self._pending_bytes - PROGRESS_BYTES
             while self._pending and not self.is_dead:
                 try:
-                    await trio.lowlevel.wait_writable(self.socket)
+                    await self._waiting.wait_writable(self.socket)
                 except (trio.ClosedResourceError, OSError):
                     break
                 self._write_some()
@@ -250,7 +256,7 @@ class Stream(trio.abc.HalfCloseableStream):
             try:
                 data = self.socket.recv(max_bytes)
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self.socket)
+                await self._waiting.wait_readable(self.socket)
             except OSError:
                 return b""
             else:
@@ -359,13 +365,13 @@ class Stream(trio.abc.HalfCloseableStream):
         self._pending.clear()
         self._pending_bytes = 0
         self.is_blocked = False
-        trio.lowlevel.notify_closing(self.socket)
+        self._waiting.notify_closing(self.socket)
         self.socket.close()
         if self._drained is not None:
             self._drained.set()
 
 
-def tune(sock: socket.socket, *, user_timeout_s: float, idle_s: float) -> None:
+def tune(sock: Socket, *, user_timeout_s: float, idle_s: float) -> None:
     """Set a subscriber's socket up: no delay, little in the kernel, a vanished peer noticed.
 
     Args:

@@ -6,16 +6,16 @@ the pages. Each connection ends alone, whatever happens in it.
 
 from __future__ import annotations
 
-import socket
 import ssl
 import string
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 import trio
 
+from broker.runtime.network import KERNEL, Listener, Socket, Waiting
 from broker.runtime.stream import Stream, is_out_of_descriptors, tune
 from broker.transports.http1 import H2_PREFACE, MOST_HEAD_BYTES, Head, parse_head, problem
 
@@ -59,7 +59,7 @@ class Door:
 
     def __init__(
         self,
-        listeners: list[socket.socket],
+        listeners: Sequence[Listener],
         *,
         routes: dict[str, Handler],
         pages: Handler,
@@ -68,6 +68,7 @@ class Door:
         handshake_timeout_s: float,
         write_deadline_s: float,
         vanish_s: float,
+        waiting: Waiting = KERNEL,
     ) -> None:
         """Listen on sockets that are bound and listening.
 
@@ -76,6 +77,7 @@ class Door:
             pages: for every other path.
             http2: for a connection that begins with HTTP/2's preface; gets what was read of it.
             vanish_s: a peer that has vanished is noticed within about so long.
+            waiting: how to wait for the listeners and the sockets they accept.
         """
         self.failures: Counter[str] = Counter()
         self.open = 0
@@ -89,6 +91,7 @@ class Door:
         self._handshake_timeout_s = handshake_timeout_s
         self._write_deadline_s = write_deadline_s
         self._vanish_s = vanish_s
+        self._waiting = waiting
 
     async def serve(self, handlers: trio.Nursery) -> None:
         """Accept for ever; connections run in ``handlers``.
@@ -110,10 +113,10 @@ class Door:
             self._emptied = trio.Event()
             await self._emptied.wait()
 
-    async def _accept(self, listener: socket.socket, handlers: trio.Nursery) -> None:
+    async def _accept(self, listener: Listener, handlers: trio.Nursery) -> None:
         is_exhausted = False
         while True:
-            await trio.lowlevel.wait_readable(listener)
+            await self._waiting.wait_readable(listener)
             for _ in range(ACCEPTS_PER_TURN):
                 try:
                     sock, address = listener.accept()
@@ -132,7 +135,7 @@ class Door:
                 handlers.start_soon(self._handle, sock, str(host), handlers)
             await trio.lowlevel.checkpoint()
 
-    async def _handle(self, sock: socket.socket, address: str, handlers: trio.Nursery) -> None:
+    async def _handle(self, sock: Socket, address: str, handlers: trio.Nursery) -> None:
         """Serve one connection; nothing that happens here goes further."""
         self.open += 1
         stream = None
@@ -147,6 +150,7 @@ class Door:
                 write_deadline_s=self._write_deadline_s,
                 spawn=lambda task: handlers.start_soon(self._guard, task),
                 tls=self._tls,
+                waiting=self._waiting,
             )
             self._streams.add(stream)
             await self._route(stream, address)

@@ -9,7 +9,6 @@ one request each, so that every request comes through the door.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
@@ -21,6 +20,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
+from broker.runtime.network import Socket
 from broker.runtime.stream import Stream
 from broker.transports.door import Connection
 from broker.transports.http1 import problem_body
@@ -49,7 +49,7 @@ class _Bridge(trio.abc.HalfCloseableStream):
         self._begun = begun
 
     @property
-    def socket(self) -> socket.socket:
+    def socket(self) -> Socket:
         return self._stream.socket
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -77,7 +77,7 @@ class _TlsBridge(_Bridge):
     """The same for Hypercorn's TLS path, which asks for a handshake; ours has been made."""
 
     @property
-    def socket(self) -> socket.socket:
+    def socket(self) -> Socket:
         # Its absence here is what tells Hypercorn that this is TLS.
         raise AttributeError("socket")
 

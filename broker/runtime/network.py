@@ -1,0 +1,43 @@
+"""What the broker uses of the network: sockets, and waiting for them.
+
+The kernel's sockets and Trio's functions fit as they are, so nothing stands between a write and `send`;
+a simulated network brings its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import trio
+
+
+class Socket(Protocol):
+    """A connected, non-blocking stream socket, as of the standard library."""
+
+    @property
+    def family(self) -> int: ...
+    def fileno(self) -> int: ...
+    def setblocking(self, flag: bool, /) -> None: ...
+    def setsockopt(self, level: int, name: int, value: int | bytes, /) -> None: ...
+    def send(self, data: bytes | memoryview, /) -> int: ...
+    def recv(self, size: int, /) -> bytes: ...
+    def shutdown(self, how: int, /) -> None: ...
+    def close(self) -> None: ...
+
+
+class Listener(Protocol):
+    """A listening, non-blocking socket."""
+
+    def fileno(self) -> int: ...
+    def accept(self) -> tuple[Socket, Any]: ...
+
+
+class Waiting(Protocol):
+    """How to wait for a socket; `trio.lowlevel` is one."""
+
+    async def wait_readable(self, sock: Socket | Listener, /) -> None: ...
+    async def wait_writable(self, sock: Socket | Listener, /) -> None: ...
+    def notify_closing(self, sock: Socket | Listener, /) -> None: ...
+
+
+KERNEL: Waiting = trio.lowlevel
