@@ -126,9 +126,14 @@ class Subscriber(RuleBasedStateMachine):
         key = sorted(self.wanted)[which % len(self.wanted)]
         del self.wanted[key]
         number = self.number.pop(key)
-        for topic in self.client.session.subscriptions[number].topics:
-            # What was queued is left behind, as the final account says.
+        sub = self.client.session.subscriptions[number]
+        # What was queued is left behind, as the final account says.
+        for topic in sub.topics:
             self.owed.pop((topic.ch, topic.sym), None)
+        for entry in sub.mailbox.peek():
+            # Of a topic that has gone to another subscription since, what was queued before that.
+            left = entry.topic.ch, entry.topic.sym
+            self.floor[left] = max(self.floor[left], entry.seq)
         entry = self.client.request("unsubscribe", sub=number)["ledger"]
         assert entry["offered"] == account(entry)
         self.ended.append(entry)
