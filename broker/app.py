@@ -173,7 +173,12 @@ def _session_limits(config: Config) -> SessionLimits:
         symbols=limits.symbols,
         message_bytes=limits.message_bytes,
         requests_per_minute=limits.requests_per_minute,
-        delivery=DeliveryLimits(limits.queue_ticks, limits.queue_bytes),
+        delivery=DeliveryLimits(
+            limits.queue_ticks,
+            limits.queue_bytes,
+            config.slow_consumer.high_watermark,
+            min(config.slow_consumer.low_watermark, config.slow_consumer.high_watermark),
+        ),
     )
 
 

@@ -102,8 +102,14 @@ class Limits(Section):
 
 
 class SlowConsumer(Section):
-    """When a subscriber that does not read is given up."""
+    """When a subscriber that does not keep up is told so, and when it is given up."""
 
+    high_watermark: float = _float(
+        0.5, 0.01, 1, "How full a queue is (0 to 1) when its subscriber gets the notice `pressed`."
+    )
+    low_watermark: float = _float(
+        0.1, 0, 1, "How full it is at the most when the subscriber gets the notice `recovered`."
+    )
     write_deadline_s: float = _float(
         5.0, 0.1, 300, "A write that makes no progress for so long evicts the subscriber with 4408."
     )

@@ -1,8 +1,4 @@
-"""The delivery contract: what a subscriber may ask for, and what comes into force (protocol, section 4).
-
-``max_rate``, ``overflow = "degrade"`` and ``mode = "latest"`` for trades and books are part of the protocol
-and not of this version: asking for them is refused, by name, before it has an effect.
-"""
+"""The delivery contract: what a subscriber may ask for, and what comes into force (protocol, section 4)."""
 
 from __future__ import annotations
 
@@ -29,9 +25,11 @@ class DeliveryRequest(Struct, forbid_unknown_fields=True):
     """What a subscriber asks for; what is left out is up to the channel, null is "none".
 
     Attributes:
-        mode: `latest`: the newest tick of each symbol replaces the queued one; `every`: all ticks, in order.
-            The default is `latest` for quote, bar and status, else `every`.
-        max_rate: `latest` only: at most so many updates a second of each symbol.
+        mode: `latest`: the newest tick of each symbol replaces the queued one, trades being merged and book
+            deltas composed; `every`: all ticks, in order. The default is `latest` for quote, bar and status, else
+            `every`.
+        max_rate: `latest` only: at most so many updates a second of each symbol, of a bar of each interval; the
+            newest is sent when its time comes. A change of a `status` is not held back.
         max_delay_ms: how long a tick may be held to send more at once; 0, the default, sends at once and
             still coalesces under load.
         queue: `every` only: how many ticks may wait; 1000 by default.
@@ -74,6 +72,9 @@ class DeliveryLimits:
 
     queue_ticks: int = 10_000
     queue_bytes: int = 4 << 20
+    #: How full a queue is when its subscriber is told that it is too slow, and that it no longer is; 0 to 1.
+    high_watermark: float = 0.5
+    low_watermark: float = 0.1
 
 
 def negotiate(
@@ -87,50 +88,37 @@ def negotiate(
         current: the contract that is to be changed, on a ``modify``.
 
     Raises:
-        RequestError: ``invalid_delivery`` for what makes no sense together, ``unsupported`` for what this
-            version can't do.
+        RequestError: ``invalid_delivery`` for what makes no sense together.
     """
     default: Mode = "latest" if ch in REPLACEABLE else "every"
     kept = msgspec.structs.asdict(current) if current is not None else {}
     mode = _pick(asked.mode, kept.get("mode"), default)
-    _refuse_unsupported(ch, mode, asked)
     delay = _pick(asked.max_delay_ms, kept.get("max_delay_ms"), 0)
     age = asked.max_age_ms if asked.max_age_ms is not UNSET else kept.get("max_age_ms")
     if mode == "latest":
-        for field in ("queue", "overflow"):
-            value = getattr(asked, field)
-            if value is not UNSET:
-                raise RequestError(
-                    "invalid_delivery",
-                    f"delivery.{field}: {value!r} goes with mode 'every' only, and the mode is 'latest'; "
-                    f"leave it out, or ask for mode 'every'",
-                )
-        return Delivery(mode, None, delay, None, None, age)
+        _refuse(asked, ("queue", "overflow"), "every", mode)
+        rate = asked.max_rate if asked.max_rate is not UNSET else kept.get("max_rate")
+        return Delivery(mode, rate, delay, None, None, age)
+    if asked.max_rate is not None:
+        _refuse(asked, ("max_rate",), "latest", mode)
     queue = min(_pick(asked.queue, kept.get("queue"), DEFAULT_QUEUE), limits.queue_ticks)
     overflow = _pick(asked.overflow, kept.get("overflow"), "gap")
     return Delivery(mode, None, delay, queue, overflow, age)
+
+
+def _refuse(asked: DeliveryRequest, fields: tuple[str, ...], goes_with: Mode, mode: Mode) -> None:
+    """Refuse what goes with the other mode only."""
+    for field in fields:
+        value = getattr(asked, field)
+        if value is not UNSET:
+            raise RequestError(
+                "invalid_delivery",
+                f"delivery.{field}: {value!r} goes with mode {goes_with!r} only, and the mode is {mode!r}; "
+                f"leave it out, or ask for mode {goes_with!r}",
+            )
 
 
 def _pick(asked: T | UnsetType, kept: T | None, default: T) -> T:
     if asked is not UNSET:
         return asked
     return default if kept is None else kept
-
-
-def _refuse_unsupported(ch: Channel, mode: Mode, asked: DeliveryRequest) -> None:
-    if mode == "latest" and ch not in REPLACEABLE:
-        raise RequestError(
-            "unsupported",
-            f"delivery.mode: 'latest' on {ch!r} needs merging, which this version does not have; "
-            f"ask for 'every' (the default on {ch!r})",
-        )
-    if asked.max_rate is not UNSET and asked.max_rate is not None:
-        raise RequestError(
-            "unsupported",
-            f"delivery.max_rate: {asked.max_rate:g} is not supported by this version; leave it out, or null",
-        )
-    if asked.overflow == "degrade":
-        raise RequestError(
-            "unsupported",
-            "delivery.overflow: 'degrade' is not supported by this version; ask for 'gap' or 'evict'",
-        )

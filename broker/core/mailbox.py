@@ -11,25 +11,21 @@ between any two ticks.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Hashable, Iterator
-from enum import IntEnum
-from itertools import takewhile
-from operator import attrgetter
+from collections.abc import Iterator
+from enum import Enum, IntEnum
 from typing import Literal
 
 from msgspec import Struct
 
+from broker.core.conflation import REPLACEABLE
 from broker.core.delivery import Delivery, DeliveryLimits
+from broker.core.queues import FifoQueue, Item, LatestQueue, PacedQueue, Queue, first_seq, is_from
 from broker.core.tape import Entry
+from broker.core.ticks import Channel
 from broker.core.topics import Topic
 
 GapReason = Literal["overflow", "cursor_too_old", "feed_reset", "stale"]
-
-
-_offset: Callable[[Entry], int] = attrgetter("offset")
-_size: Callable[[Entry], int] = attrgetter("size")
+NoticeState = Literal["pressed", "degraded", "recovered"]
 
 
 class Verdict(IntEnum):
@@ -38,6 +34,16 @@ class Verdict(IntEnum):
     KEEP = 0
     #: Over its limit: the session has to be closed.
     EVICT = 1
+
+
+class Level(Enum):
+    """Where a subscriber stands on the ladder; behind the last rung it is evicted."""
+
+    LIVE = "live"
+    #: Its queue has passed the high watermark, and not come down to the low one since.
+    PRESSED = "pressed"
+    #: Its queue was full, and the contract says that it gets the latest only, until it has caught up.
+    DEGRADED = "degraded"
 
 
 class LedgerEntry(Struct, frozen=True):
@@ -60,6 +66,14 @@ class LedgerEntry(Struct, frozen=True):
     pending: int
 
 
+class Noted(Struct, frozen=True):
+    """A step on the ladder, to be told; ``queued`` and ``limit`` in ticks."""
+
+    state: NoticeState
+    queued: int
+    limit: int
+
+
 class Missing(Struct):
     """A range of one topic that was not and will not be delivered; ``None``: not known."""
 
@@ -69,13 +83,15 @@ class Missing(Struct):
     reason: GapReason
 
 
-class Mailbox(ABC):
-    """What is common to both modes. Hashed by identity.
+class Mailbox:
+    """Contract, queue and account of one subscription. Hashed by identity.
 
     Attributes:
         inbox: ticks handed over and not looked at yet; the same list for the mailbox's whole life.
         is_clear: whether nothing is queued, and nothing has to be told: all there is, is in the inbox.
+        level: where it stands on the ladder.
         max_delay_s: as the contract has it; here, because it is asked for in every round.
+        is_deferred: whether the contract may want its ticks later than in the next round.
         wants_json: whether every tick will be needed as JSON.
         offered, conflated, dropped, delivered: ticks, since the subscription began, the inbox left out.
         peak: the most ticks that were ever queued.
@@ -83,14 +99,20 @@ class Mailbox(ABC):
     """
 
     __slots__ = (
+        "_conflates",
         "_gaps",
         "_last_gap",
+        "_notices",
+        "_queue",
+        "ch",
         "conflated",
         "delivered",
         "delivery",
         "dropped",
         "inbox",
         "is_clear",
+        "is_deferred",
+        "level",
         "limits",
         "max_delay_s",
         "offered",
@@ -101,14 +123,14 @@ class Mailbox(ABC):
         "wants_json",
     )
 
-    def __init__(self, delivery: Delivery, limits: DeliveryLimits, owner: object = None) -> None:
+    def __init__(self, ch: Channel, delivery: Delivery, limits: DeliveryLimits, owner: object = None) -> None:
         """``owner`` is for whoever finds the mailbox among those of a topic; it is not looked at here."""
-        self.delivery = delivery
+        self.ch = ch
         self.limits = limits
         self.owner = owner
         self.inbox: list[Entry] = []
         self.is_clear = True
-        self.max_delay_s = delivery.max_delay_ms / 1000
+        self.level = Level.LIVE
         self.wants_json = False
         self.offered = self.delivered = self.conflated = self.dropped = 0
         self.peak = 0
@@ -116,62 +138,249 @@ class Mailbox(ABC):
         self.verdict = Verdict.KEEP
         self._gaps: list[Missing] = []
         self._last_gap: dict[Topic, Missing] = {}
+        self._notices: list[Noted] = []
+        self._set_contract(delivery)
 
-    @abstractmethod
+    def _set_contract(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.max_delay_s = delivery.max_delay_ms / 1000
+        self.is_deferred = bool(delivery.max_delay_ms or delivery.max_rate)
+        self._set_queue(_open_queue(self.ch, delivery))
+
+    def _set_queue(self, queue: Queue) -> None:
+        self._queue = queue
+        self._conflates = isinstance(queue, LatestQueue)
+
     def __len__(self) -> int:
         """Return how many ticks are queued, the inbox included."""
+        self.admit()
+        return len(self._queue)
 
     @property
-    @abstractmethod
     def bytes(self) -> int:
-        """Bytes of the queued ticks, the inbox left out. O(1) where the mode bounds them, else 0."""
+        """Bytes of the queued ticks, the inbox left out."""
+        return self._queue.bytes
 
-    @abstractmethod
+    @property
+    def ready(self) -> int:
+        """How many of the queued ticks may be taken now; the others are held back by ``max_rate``."""
+        self.admit()
+        return self._queue.ready
+
+    @property
+    def due(self) -> float | None:
+        """When something that is held back may go, seconds of the broker's clock; ``None`` without a ``max_rate``."""
+        return self._queue.due if isinstance(self._queue, PacedQueue) else None
+
+    def release(self, now: float) -> None:
+        """Let go of what ``max_rate`` has held back until now, seconds of the broker's clock."""
+        if isinstance(self._queue, PacedQueue):
+            self.admit()
+            self._queue.release(now)
+
+    # ── what comes ───────────────────────────────────────────────────────────────────────────────
+
+    def admit(self) -> None:
+        """Queue what is in the inbox; `settle` keeps the bounds, once it is known that it has to wait."""
+        if self.inbox:
+            came = self.inbox[:]
+            self.inbox.clear()
+            self.is_clear = False
+            self.offered += len(came)
+            self.conflated += self._queue.put(came)
+
     def settle(self) -> Verdict:
-        """Queue what is in the inbox, tick by tick: conflate or bound it as the contract says."""
+        """Queue what is in the inbox, and keep the bounds: drop, turn to the latest, or evict, by contract."""
+        self.admit()
+        queue = self._queue
+        self.peak = max(self.peak, len(queue))
+        if isinstance(queue, FifoQueue):
+            if len(queue) > self.limit or queue.bytes > self.limits.queue_bytes:
+                self._overflow(queue)
+        elif len(queue) > self.limit or queue.bytes > self.limits.queue_bytes:
+            self.verdict = Verdict.EVICT
+        return self.verdict
 
     def offer(self, entry: Entry) -> Verdict:
         """Hand over and settle a single tick."""
         self.inbox.append(entry)
         return self.settle()
 
-    @abstractmethod
-    def first_offset(self) -> int:
-        """Return the offset of the oldest queued tick. There must be one."""
+    @property
+    def limit(self) -> int:
+        """How many ticks may wait: the contract's ``queue``, or what the operator allows beyond one a topic."""
+        if self.delivery.queue is not None and not self._conflates:
+            return self.delivery.queue
+        # The changes of state that a `status` keeps, and bars of different intervals, come on top.
+        return self.limits.queue_ticks + 2 * self.topic_count
 
-    @abstractmethod
-    def peek(self) -> Iterator[Entry]:
-        """Iterate over the queue, oldest first, leaving it as it is."""
+    def _overflow(self, queue: FifoQueue) -> None:
+        if self.delivery.overflow == "degrade":
+            self._degrade(queue)
+            return
+        evicts = self.delivery.overflow == "evict"
+        gone: list[Item] = []
+        # One tick may be larger than the bound: a queue that can't hold it could never deliver it.
+        while len(queue) > 1 and (len(queue) > self.limit or queue.bytes > self.limits.queue_bytes):
+            gone.append(queue.pop_newest() if evicts else queue.pop_oldest())
+        # What is to be evicted keeps what it had: the newest are those it did not take.
+        for item in reversed(gone) if evicts else gone:
+            self._drop_item(item, "overflow")
+        if evicts and gone:
+            self.verdict = Verdict.EVICT
 
-    @abstractmethod
+    def _degrade(self, queue: FifoQueue) -> None:
+        """Turn to the latest tick of each symbol until everything has been taken."""
+        queued = len(queue)
+        self._set_queue(LatestQueue(merges=self.ch not in REPLACEABLE))
+        self.conflated += self._queue.put(queue.everything())
+        self._move_to(Level.DEGRADED, Noted("degraded", queued, self.delivery.queue or 0))
+
+    # ── the ladder ───────────────────────────────────────────────────────────────────────────────
+
+    def press(self) -> None:
+        """Note that the subscriber is slow, if its queue is over the high watermark; call it when it has to wait."""
+        if self.level is Level.LIVE and self._fill() >= self.limits.high_watermark:
+            self._move_to(Level.PRESSED, Noted("pressed", len(self._queue), self.limit))
+
+    def _fill(self) -> float:
+        """Return how full the queue is, 0 to 1, in ticks or in bytes."""
+        return max(len(self._queue) / self.limit, self._queue.bytes / self.limits.queue_bytes)
+
+    def _look_whether_recovered(self) -> None:
+        if self.level is Level.PRESSED and self._fill() <= self.limits.low_watermark:
+            self._move_to(Level.LIVE, Noted("recovered", len(self._queue), self.limit))
+        elif self.level is Level.DEGRADED and not len(self._queue):
+            self._set_queue(_open_queue(self.ch, self.delivery))
+            self._move_to(Level.LIVE, Noted("recovered", 0, self.limit))
+
+    def _move_to(self, level: Level, noted: Noted) -> None:
+        self.level = level
+        self._notices.append(noted)
+        self.is_clear = False
+
+    @property
+    def has_notices(self) -> bool:
+        """Whether a step on the ladder has to be told."""
+        return bool(self._notices)
+
+    def take_notices(self) -> list[Noted]:
+        """Remove and return the steps on the ladder that have not been told yet."""
+        notices, self._notices = self._notices, []
+        self._look_whether_clear()
+        return notices
+
+    # ── what goes ────────────────────────────────────────────────────────────────────────────────
+
+    def first_offset(self) -> int | None:
+        """Return the offset of the oldest tick that may be taken; ``None`` if there is none.
+
+        What is held back by ``max_rate`` is left out: a cursor stands behind it, or nothing sent meanwhile
+        could be resumed behind.
+        """
+        self.admit()
+        return next((item.offset for item in self._queue.peek()), None)
+
+    def peek(self) -> Iterator[Item]:
+        """Iterate over what may be taken, oldest first, leaving it as it is."""
+        self.admit()
+        return self._queue.peek()
+
     def take(self, upto: int | None = None) -> list[Entry]:
         """Remove and return the queued ticks, oldest first, up to an offset (inclusive) or all.
 
         They count as delivered: the caller hands them to the socket at once, or the session is over.
         """
+        self.admit()
+        taken = self._queue.take(upto)
+        self.delivered += len(taken)
+        if self.level is not Level.LIVE:
+            self._look_whether_recovered()
+        self._look_whether_clear()
+        return taken
 
-    @abstractmethod
     def take_fresh(self, most: int) -> list[Entry] | None:
         """Do as `take`, for the common case: the last write took everything, and little came since.
+
+        What the contract allows to wait does not matter, as nothing does. Not for a ``max_rate``.
 
         Returns:
             ``None``, with nothing changed, if it is another case: something was queued or has to be told
             first, or more than ``most`` ticks came.
         """
+        inbox = self.inbox
+        count = len(inbox)
+        if not self.is_clear or count > most:
+            return None
+        taken = inbox[:]
+        inbox.clear()
+        self.offered += count
+        if self._conflates and count > 1:
+            taken = self._queue.collapse(taken)  # type: ignore[attr-defined]  # it is a LatestQueue
+            self.conflated += count - len(taken)
+        self.delivered += len(taken)
+        return taken
 
-    @abstractmethod
     def expire(self, before: float) -> None:
         """Drop the queued ticks put on the tape before this time (``max_age_ms``), as `stale` gaps."""
+        self.admit()
+        for item in self._queue.remove(lambda item: item.at < before):
+            self._drop_item(item, "stale")
 
-    @abstractmethod
     def withdraw(self, first: dict[Topic, int]) -> None:
         """Take back what is queued of these topics from these ``seq`` on: it is offered to another mailbox."""
+        self.admit()
+        for item in self._queue.remove(lambda item: is_from(item, first)):
+            start = first[item.topic]
+            oldest = first_seq(item)
+            self.offered -= item.seq - max(start, oldest) + 1
+            self.conflated -= item.seq - oldest
+            if oldest < start:
+                # It was merged into what is not for this mailbox any more.
+                self._drop(item.topic, oldest, start - 1, "overflow")
+
+    def _drop_item(self, item: Item, reason: GapReason) -> None:
+        """Drop what stands for one tick or for several, all of which are lost with it."""
+        oldest = first_seq(item)
+        self.conflated -= item.seq - oldest
+        self._drop(item.topic, oldest, item.seq, reason)
+
+    # ── the contract ─────────────────────────────────────────────────────────────────────────────
+
+    def change(self, delivery: Delivery) -> bool:
+        """Put another contract into force, without losing or doubling a tick.
+
+        What it can't hold is conflated or dropped, and counted, as if it had come one by one.
+
+        Returns:
+            False, with nothing changed, if it would evict at once.
+        """
+        self.admit()
+        old = self._queue
+        if delivery.overflow == "evict" and (
+            len(old) > (delivery.queue or 0) or old.bytes > self.limits.queue_bytes
+        ):
+            return False
+        self._set_contract(delivery)
+        self.conflated += self._queue.put(old.everything())
+        if self.level is not Level.LIVE:
+            self._move_to(Level.LIVE, Noted("recovered", len(self._queue), self.limit))
+        self.settle()
+        self._look_whether_clear()
+        return True
+
+    # ── the account ──────────────────────────────────────────────────────────────────────────────
 
     def ledger(self, sub: int, backlog: int = 0) -> LedgerEntry:
         """Return the account; ``backlog`` ticks of a resume are offered, and still to be read."""
-        self.settle()
+        self.admit()
         return LedgerEntry(
-            sub, self.offered + backlog, self.delivered, self.conflated, self.dropped, len(self) + backlog
+            sub,
+            self.offered + backlog,
+            self.delivered,
+            self.conflated,
+            self.dropped,
+            len(self._queue) + backlog,
         )
 
     def replayed(self, ticks: int) -> None:
@@ -206,11 +415,7 @@ class Mailbox(ABC):
         return gaps
 
     def _look_whether_clear(self) -> None:
-        self.is_clear = not self._gaps and not self._has_queued()
-
-    @abstractmethod
-    def _has_queued(self) -> bool:
-        """Tell whether something waits beside the inbox."""
+        self.is_clear = not self._gaps and not self._notices and not len(self._queue)
 
     def _drop(self, topic: Topic, first: int, last: int, reason: GapReason) -> None:
         self.dropped += last - first + 1
@@ -223,245 +428,11 @@ class Mailbox(ABC):
             self.is_clear = False
 
 
-class EveryMailbox(Mailbox):
-    """``mode = "every"``: all ticks in order, bounded by the contract in ticks and the operator in bytes."""
-
-    __slots__ = ("_bytes", "_evicts", "_limit", "_limit_bytes", "_queue")
-
-    def __init__(self, delivery: Delivery, limits: DeliveryLimits, owner: object = None) -> None:
-        super().__init__(delivery, limits, owner)
-        assert delivery.queue is not None
-        self._queue: deque[Entry] = deque()
-        self._bytes = 0
-        self._limit = delivery.queue
-        self._limit_bytes = limits.queue_bytes
-        self._evicts = delivery.overflow == "evict"
-
-    def __len__(self) -> int:
-        return len(self._queue) + len(self.inbox)
-
-    @property
-    def bytes(self) -> int:
-        return self._bytes
-
-    def _has_queued(self) -> bool:
-        return bool(self._queue)
-
-    def settle(self) -> Verdict:
-        """Queue the inbox; over the limit the oldest are dropped, or the session is to be evicted.
-
-        With ``evict`` it is the newest that the queue does not take: it stays as it was until the close.
-        """
-        if not self.inbox:
-            return self.verdict
-        came = self.inbox[:]
-        self.inbox.clear()
-        self.offered += len(came)
-        self.is_clear = False
-        queue = self._queue
-        size = sum(map(_size, came))
-        if len(queue) + len(came) <= self._limit and self._bytes + size <= self._limit_bytes:
-            queue.extend(came)
-            self._bytes += size
-            self.peak = max(self.peak, len(queue))
-            return self.verdict
-        for entry in came:
-            size = entry.size
-            # One tick may be larger than the bound: a queue that can't hold it could never deliver it.
-            while queue and (len(queue) >= self._limit or self._bytes + size > self._limit_bytes):
-                if self._evicts:
-                    break
-                self._drop_oldest("overflow")
-            else:
-                queue.append(entry)
-                self._bytes += size
-                continue
-            self._drop(entry.topic, entry.seq, entry.seq, "overflow")
-            self.verdict = Verdict.EVICT
-        self.peak = max(self.peak, len(queue))
-        return self.verdict
-
-    def _drop_oldest(self, reason: GapReason) -> None:
-        entry = self._queue.popleft()
-        self._bytes -= entry.size
-        self._drop(entry.topic, entry.seq, entry.seq, reason)
-
-    def first_offset(self) -> int:
-        return self._queue[0].offset if self._queue else self.inbox[0].offset
-
-    def peek(self) -> Iterator[Entry]:
-        self.settle()
-        return iter(self._queue)
-
-    def take(self, upto: int | None = None) -> list[Entry]:
-        self.settle()
-        queue = self._queue
-        if upto is None or (queue and queue[-1].offset <= upto):
-            taken = list(queue)
-            queue.clear()
-            self._bytes = 0
-        else:
-            taken = list(takewhile(lambda entry: entry.offset <= upto, queue))
-            for _ in taken:
-                queue.popleft()
-            self._bytes -= sum(map(_size, taken))
-        self.delivered += len(taken)
-        self._look_whether_clear()
-        return taken
-
-    def take_fresh(self, most: int) -> list[Entry] | None:
-        inbox = self.inbox
-        count = len(inbox)
-        if not self.is_clear or count > most or count > self._limit:
-            return None
-        taken = inbox[:]
-        inbox.clear()
-        self.offered += count
-        self.delivered += count
-        return taken
-
-    def withdraw(self, first: dict[Topic, int]) -> None:
-        self.settle()
-        kept = [entry for entry in self._queue if not _is_from(entry, first)]
-        self.offered -= len(self._queue) - len(kept)
-        self._queue = deque(kept)
-        self._bytes = sum(map(_size, kept))
-
-    def expire(self, before: float) -> None:
-        self.settle()
-        while self._queue and self._queue[0].at < before:
-            self._drop_oldest("stale")
-
-
-class LatestMailbox(Mailbox):
-    """``mode = "latest"``: the newest tick of each conflation key replaces the queued one.
-
-    Bounded by the number of its topics; the changes of state that a `status` keeps come on top, up to
-    the operator's ``queue_ticks``.
-    """
-
-    __slots__ = ("_queued",)
-
-    def __init__(self, delivery: Delivery, limits: DeliveryLimits, owner: object = None) -> None:
-        super().__init__(delivery, limits, owner)
-        self._queued: dict[Hashable, Entry] = {}
-
-    def __len__(self) -> int:
-        if self.inbox:
-            self.settle()
-        return len(self._queued)
-
-    @property
-    def bytes(self) -> int:
-        return 0
-
-    def _has_queued(self) -> bool:
-        return bool(self._queued)
-
-    def settle(self) -> Verdict:
-        """Queue the inbox, each tick behind all others; those that it replaces count as conflated."""
-        if not self.inbox:
-            return self.verdict
-        came = self.inbox[:]
-        self.inbox.clear()
-        self.is_clear = False
-        queued = self._queued
-        before = len(queued)
-        for entry in came:
-            # To the back, not in place: the queue stays in the order of the tape.
-            queued.pop(entry.key, None)
-            queued[entry.key] = entry
-        depth = len(queued)
-        self.offered += len(came)
-        self.conflated += before + len(came) - depth
-        self.peak = max(self.peak, depth)
-        if depth > self.limits.queue_ticks + 2 * self.topic_count:
-            self.verdict = Verdict.EVICT
-        return self.verdict
-
-    def first_offset(self) -> int:
-        self.settle()
-        return next(iter(self._queued.values())).offset
-
-    def peek(self) -> Iterator[Entry]:
-        self.settle()
-        return iter(self._queued.values())
-
-    def take(self, upto: int | None = None) -> list[Entry]:
-        self.settle()
-        queued = self._queued
-        taken = list(queued.values())
-        if upto is None or not taken or taken[-1].offset <= upto:
-            queued.clear()
-        else:
-            taken = [entry for entry in taken if entry.offset <= upto]
-            for entry in taken:
-                del queued[entry.key]
-        self.delivered += len(taken)
-        self._look_whether_clear()
-        return taken
-
-    def take_fresh(self, most: int) -> list[Entry] | None:
-        inbox = self.inbox
-        count = len(inbox)
-        if not self.is_clear or count > most:
-            return None
-        taken = inbox[:]
-        inbox.clear()
-        self.offered += count
-        if count > 1:
-            newest = {entry.key: entry for entry in taken}
-            if len(newest) != count:
-                self.conflated += count - len(newest)
-                taken = sorted(newest.values(), key=_offset)
-        self.delivered += len(taken)
-        return taken
-
-    def withdraw(self, first: dict[Topic, int]) -> None:
-        self.settle()
-        kept = {key: entry for key, entry in self._queued.items() if not _is_from(entry, first)}
-        self.offered -= len(self._queued) - len(kept)
-        self._queued = kept
-
-    def expire(self, before: float) -> None:
-        self.settle()
-        # At the end of the walk only: a dict must not change under it.
-        for entry in [entry for entry in self._queued.values() if entry.at < before]:
-            del self._queued[entry.key]
-            self._drop(entry.topic, entry.seq, entry.seq, "stale")
-
-
-def _is_from(entry: Entry, first: dict[Topic, int]) -> bool:
-    start = first.get(entry.topic)
-    return start is not None and entry.seq >= start
-
-
-def open_mailbox(delivery: Delivery, limits: DeliveryLimits, owner: object = None) -> Mailbox:
-    """Return an empty mailbox for a contract."""
-    kind = LatestMailbox if delivery.mode == "latest" else EveryMailbox
-    return kind(delivery, limits, owner)
-
-
-def refill(new: Mailbox, old: Mailbox) -> Verdict:
-    """Carry account, gaps and queued ticks over to the mailbox of a changed contract.
-
-    Nothing is lost or doubled: what the new contract can't hold is dropped or conflated, and counted, as
-    if it had come one by one.
-
-    Returns:
-        EVICT if the new contract says so of what is queued; the old mailbox is then as it was.
-    """
-    new.topic_count = old.topic_count
-    new.inbox += old.peek()
-    verdict = new.settle()
-    if verdict is Verdict.EVICT:
-        return verdict
-    # What the old contract had to tell lies before what the new one dropped.
-    new._gaps[:0] = old.take_gaps()
-    new.is_clear = not new._gaps and new.is_clear
-    # The queued ticks had been counted as offered already.
-    new.offered = old.offered
-    new.delivered += old.delivered
-    new.conflated += old.conflated
-    new.dropped += old.dropped
-    return verdict
+def _open_queue(ch: Channel, delivery: Delivery) -> Queue:
+    """Return the empty queue of a contract."""
+    if delivery.mode == "every":
+        return FifoQueue()
+    merges = ch not in REPLACEABLE
+    if delivery.max_rate is not None:
+        return PacedQueue(merges=merges, max_rate=delivery.max_rate)
+    return LatestQueue(merges=merges)

@@ -18,8 +18,9 @@ from operator import attrgetter, itemgetter
 from broker.core.codecs import Codec
 from broker.core.framing import Framing
 from broker.core.mailbox import Mailbox, Verdict
-from broker.core.messages import Ack, Closing, Gap, Ledger, Message
+from broker.core.messages import Ack, Closing, Gap, Ledger, Message, Notice
 from broker.core.packing import shared_packer
+from broker.core.queues import Item
 from broker.core.session import Session
 from broker.core.subscription import Subscription
 from broker.core.tape import Entry
@@ -41,6 +42,7 @@ class Outbox:
     Attributes:
         may_have_more: whether it is worth while to `take` again at once.
         evicted: set when a queue went over its limit and the contract says `evict`: then nothing more is taken.
+        due: when a tick that is held back by a ``max_rate`` may go; ``None`` without one.
     """
 
     __slots__ = (
@@ -52,6 +54,7 @@ class Outbox:
         "_plain",
         "_router",
         "_session",
+        "due",
         "evicted",
         "may_have_more",
     )
@@ -68,6 +71,7 @@ class Outbox:
         self._most = 0
         self.may_have_more = True
         self.evicted: Subscription | None = None
+        self.due: float | None = None
         session.on_change = self._forget_plain
 
     def message(self, message: Message) -> bytes:
@@ -114,14 +118,14 @@ class Outbox:
         return self._take_in_order(now)
 
     def _forget_plain(self) -> None:
-        self._plain = None
+        self._plain = self.due = None
 
     def _look_whether_plain(self) -> Mailbox | None:
         """Return the mailbox whose ticks are all there is to be sent, as mostly; ``None`` if there is more."""
         sub = self._session.only
         if sub is None or self._gaps or sub.snapshot is not None or sub.backlog is not None:
             return None
-        if sub.delivery.max_age_ms is not None:
+        if sub.delivery.max_age_ms is not None or sub.delivery.max_rate is not None:
             return None
         self._plain = sub.mailbox
         self._most = WRITE_BOOKS if sub.ch == "book" else WRITE_TICKS
@@ -148,17 +152,38 @@ class Outbox:
                 self.evicted = sub
         return self.evicted
 
+    def press(self) -> Subscription | None:
+        """Do as `settle`, for a subscriber that has to wait; whose queue is too full by then is to be told."""
+        for sub in self._session.subscriptions.values():
+            if sub.mailbox.settle() is Verdict.EVICT:
+                self.evicted = sub
+            sub.mailbox.press()
+        return self.evicted
+
+    def notices(self) -> bytes:
+        """Return what has to be said of steps on the ladder; it goes ahead of all data, and of a full wire."""
+        noted = [
+            Notice(noted.state, sub.id, noted.queued, noted.limit)
+            for sub in self._session.subscriptions.values()
+            if sub.mailbox.has_notices
+            for noted in sub.mailbox.take_notices()
+        ]
+        return self._framing.batch(b"".join(map(self._frame, noted))) if noted else b""
+
     def _take_in_order(self, now: float) -> bytes:
         session = self._session
         subs = list(session.subscriptions.values())
-        if self.settle():
-            return b""
         for sub in subs:
+            if sub.mailbox.verdict is Verdict.EVICT:
+                self.evicted = sub
+                return b""
+            sub.mailbox.release(now)
             age = sub.delivery.max_age_ms
             if age is not None:
                 sub.mailbox.expire(now - age / 1000)
-        if gaps := self._take_gaps():
-            return gaps
+        self.due = min((due for sub in subs if (due := sub.mailbox.due) is not None), default=None)
+        if said := self.notices() or self._take_gaps():
+            return said
         if lost := self._take_lost(subs):
             return lost
         pending = [sub for sub in subs if sub.snapshot is not None]
@@ -193,7 +218,7 @@ class Outbox:
 
     def _take_ticks(self, subs: Sequence[Subscription], upto: int | None) -> bytes:
         """Return what waits of all subscriptions in the order of the tape, one write's worth."""
-        mailboxes = [sub.mailbox for sub in subs if len(sub.mailbox)]
+        mailboxes = [sub.mailbox for sub in subs if sub.mailbox.ready]
         behind = [sub for sub in subs if sub.backlog]
         if behind:
             return self._take_replay(behind, mailboxes, upto)
@@ -298,18 +323,18 @@ def _next_offset(sub: Subscription) -> int:
     return sub.backlog.position() + 1
 
 
-_offset: Callable[[Entry], int] = attrgetter("offset")
+_offset: Callable[[Item], int] = attrgetter("offset")
 
 
 def _cut(mailboxes: Sequence[Mailbox], upto: int | None) -> int | None:
     """Return the offset up to which one write may take, ``None`` for all."""
     if (
         upto is None
-        and sum(map(len, mailboxes)) <= WRITE_TICKS
+        and sum(mailbox.ready for mailbox in mailboxes) <= WRITE_TICKS
         and sum(m.bytes for m in mailboxes) <= WRITE_BYTES
     ):
         return None
-    waiting = [entry for mailbox in mailboxes for entry in islice(mailbox.peek(), WRITE_TICKS)]
+    waiting: list[Item] = [item for mailbox in mailboxes for item in islice(mailbox.peek(), WRITE_TICKS)]
     if len(mailboxes) > 1:
         waiting.sort(key=_offset)
     size = 0

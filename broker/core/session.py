@@ -19,7 +19,7 @@ from broker.core.backlog import Backlog
 from broker.core.codecs import Codec
 from broker.core.delivery import Delivery, DeliveryLimits, negotiate
 from broker.core.errors import CloseReason, RequestError
-from broker.core.mailbox import LedgerEntry, Mailbox, Missing, Verdict, open_mailbox, refill
+from broker.core.mailbox import LedgerEntry, Mailbox, Missing
 from broker.core.messages import Message
 from broker.core.requests import request_id, to_request
 from broker.core.router import Router
@@ -33,7 +33,7 @@ GARBAGE_PER_MINUTE = 20
 
 
 class State(Enum):
-    """Where a session stands; PRESSED is the next version's."""
+    """Where a session stands."""
 
     OPENING = "opening"
     LIVE = "live"
@@ -237,7 +237,7 @@ class Session:
         accepted, rejected = self._sort_symbols(ch, request.symbols)
         if not accepted:
             raise _nothing_accepted(rejected)
-        sub = Subscription(self._next_sub, ch, accepted, delivery, self._open(delivery))
+        sub = Subscription(self._next_sub, ch, accepted, delivery, self._open(ch, delivery))
         self._next_sub += 1
         self.subscriptions[sub.id] = sub
         self._note_only()
@@ -254,8 +254,8 @@ class Session:
             cursor=cursor,
         )
 
-    def _open(self, delivery: Delivery) -> Mailbox:
-        mailbox = open_mailbox(delivery, self.limits.delivery, owner=self.owner)
+    def _open(self, ch: Channel, delivery: Delivery) -> Mailbox:
+        mailbox = Mailbox(ch, delivery, self.limits.delivery, owner=self.owner)
         mailbox.wants_json = delivery.mode == "every" and not self.codec.is_binary
         self.router.mailboxes[mailbox] = None
         return mailbox
@@ -381,40 +381,50 @@ class Session:
                 last = None if offset is None else topic.seq
                 sub.mailbox.note_gap(topic, None, last, "cursor_too_old")
             elif start is not None and start <= topic.seq:
-                # Each change of a state has to arrive, so states are replayed in full.
-                if sub.delivery.mode == "every" or sub.ch == "status":
+                # Each change of a state has to arrive, and all volume, so they are replayed in full.
+                if sub.delivery.mode == "every" or sub.ch in ("status", "trade"):
                     first[topic] = start
                     continue
-                newest += _conflated(topic, start, now)
+                newest += _conflated(topic, start, self.router.tape.snapshot(topic, now), now)
             topic.attach(sub.mailbox)
         for entry, conflated in sorted(newest, key=lambda pair: pair[0].offset):
             sub.mailbox.offered += conflated
             sub.mailbox.conflated += conflated
-            sub.mailbox.offer(entry)
+            sub.mailbox.inbox.append(entry)
+        sub.mailbox.admit()
         if first:
             sub.backlog = Backlog(self.router.tape, first)
+        if offset is not None and sub.delivery.max_rate is not None:
+            too_old += self._held_back(sub, offset, 2 / sub.delivery.max_rate)
         return too_old
+
+    def _held_back(self, sub: Subscription, offset: int, most_s: float) -> list[Topic]:
+        """Return topics whose newest tick may have been waiting for its time when the cursor was sent.
+
+        A cursor does not stand before such a tick: what other subscriptions sent behind it would come twice.
+        """
+        sent_at = self.router.tape.time_of(offset)
+        return [
+            topic
+            for topic in sub.topics
+            if 0 < topic.offset <= offset
+            and (sent_at is None or any(entry.at >= sent_at - most_s for entry in topic.newest_entries()))
+        ]
 
     # ── changing and ending ──────────────────────────────────────────────────────────────────────
 
     def _modify(self, request: messages.Modify) -> messages.Ack:
         sub = self._find(request.sub)
         delivery = negotiate(sub.ch, request.delivery, self.limits.delivery, sub.delivery)
-        old, new = sub.mailbox, self._open(delivery)
-        if refill(new, old) is Verdict.EVICT:
-            del self.router.mailboxes[new]
+        if not sub.mailbox.change(delivery):
             raise RequestError(
                 "invalid_delivery",
                 f"delivery.queue: {delivery.queue} with overflow 'evict' would evict at once; "
-                f"{len(old)} ticks are queued",
+                f"{len(sub.mailbox)} ticks are queued",
                 retry=True,
             )
-        for topic in sub.topics:
-            if old in topic.mailboxes:
-                topic.detach(old)
-                topic.attach(new)
-        del self.router.mailboxes[old]
-        sub.mailbox, sub.delivery = new, delivery
+        sub.mailbox.wants_json = delivery.mode == "every" and not self.codec.is_binary
+        sub.delivery = delivery
         self.on_change()
         return messages.Ack(
             request.id, "modify", sub=sub.id, ch=sub.ch, symbols=sub.symbols, delivery=delivery
@@ -441,9 +451,9 @@ class Session:
         return ledger
 
 
-def _conflated(topic: Topic, start: int, now: float) -> list[tuple[Entry, int]]:
-    """Return a topic's newest entries since ``start``, each with how many older ones it stands for."""
-    entries = [entry for entry in topic.newest_entries() if entry.seq >= start]
+def _conflated(topic: Topic, start: int, state: Sequence[Entry], now: float) -> list[tuple[Entry, int]]:
+    """Return what is new of a topic's ``state`` since ``start``, each with how many older ticks it stands for."""
+    entries = [entry for entry in state if entry.seq >= start]
     older = topic.seq - start + 1 - len(entries)
     # It waits from now on: a resumed price is not stale because the client was away.
     fresh = [msgspec.structs.replace(entry, at=now) for entry in entries]

@@ -57,8 +57,9 @@ class Subscription:
     def position(self, newest: int) -> int:
         """Return the offset up to which everything has been sent; ``newest`` if nothing waits."""
         position = newest
-        if len(self.mailbox):
-            position = min(position, self.mailbox.first_offset() - 1)
+        first = self.mailbox.first_offset()
+        if first is not None:
+            position = min(position, first - 1)
         if self.backlog:
             position = min(position, self.backlog.position())
         return position

@@ -222,6 +222,16 @@ class Tape:
         offset = int(number)
         return offset if offset <= self.offset else None
 
+    def time_of(self, offset: int) -> float | None:
+        """Return when an offset was put on the tape, seconds of the broker's clock; ``None`` if it is forgotten."""
+        found = None
+        # From the newest back: who resumes has mostly missed little.
+        for at, last in reversed(self._batches):
+            if last < offset:
+                return found
+            found = at
+        return found if offset >= self._oldest else None
+
     def first_after(self, topic: Topic, offset: int) -> int | None:
         """Return the ``seq`` of the topic's first tick behind ``offset``: ``seq + 1`` if there is none yet.
 

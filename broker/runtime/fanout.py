@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 from itertools import count
+from math import inf
 
 import structlog
 import trio
@@ -64,6 +65,12 @@ class Fanout:
         for mailbox in self.router.gap(ch, sym):
             mailbox.owner.wake()  # type: ignore[attr-defined]  # a Subscriber
 
+    def wake_at(self, subscriber: Subscriber, due: float) -> None:
+        """Wake a subscriber at a time of Trio's clock, unless it will be woken earlier anyhow."""
+        if due != inf and (not subscriber.timers or due < subscriber.timers[-1]):
+            subscriber.timers.append(due)
+            heapq.heappush(self._delayed, (due, next(self._order), subscriber))
+
     def schedule(self, subscriber: Subscriber) -> None:
         """Flush a subscriber in the next round; called by `Subscriber.wake` only."""
         self._due.append(subscriber)
@@ -102,22 +109,26 @@ class Fanout:
             subscriber: Subscriber = mailbox.owner  # type: ignore[assignment]  # set in Subscriber
             if subscriber.is_scheduled:
                 continue
-            if mailbox.max_delay_s and self._delay(subscriber, mailbox, now):
+            if mailbox.is_deferred and self._defer(subscriber, mailbox, now):
                 continue
             subscriber.is_scheduled = True
             self._due.append(subscriber)
 
-    def _delay(self, subscriber: Subscriber, mailbox: Mailbox, now: float) -> bool:
+    def _defer(self, subscriber: Subscriber, mailbox: Mailbox, now: float) -> bool:
         """Let a subscriber wait as its contract says; False if it is to be flushed nevertheless.
 
         What waits has its place in the queue, where it is bounded and conflated. A queue that is half full
         is sent: the contract says how long the broker may hold a tick, not that it should lose one by it.
         """
-        due = now + mailbox.max_delay_s
-        if not subscriber.timers or due < subscriber.timers[-1]:
-            subscriber.timers.append(due)
-            heapq.heappush(self._delayed, (due, next(self._order), subscriber))
         evicted = subscriber.outbox.settle()
+        if mailbox.due is not None and evicted is None:
+            mailbox.release(now)
+            if not mailbox.ready:
+                self.wake_at(subscriber, mailbox.due)
+                return True
+        if not mailbox.max_delay_s:
+            return False
+        self.wake_at(subscriber, now + mailbox.max_delay_s)
         queue = mailbox.delivery.queue
         if evicted is not None or queue is None:
             return evicted is None

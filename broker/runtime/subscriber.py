@@ -97,17 +97,23 @@ class Subscriber:
             self._fanout.schedule(self)
 
     def take(self, now: float) -> bytes:
-        """Return the next write, empty if there is none or the wire is full; `write` it in the same step."""
+        """Return the next write, empty if there is none; `write` it in the same step.
+
+        While the wire is full it has notices only, which wait behind nothing but the frame that has begun.
+        """
         if self.ended is not None:
             return b""
         outbox = self.outbox
-        if self.wire.is_blocked:
-            outbox.settle()
-            data = b""
-        else:
+        if not self.wire.is_blocked:
             data = outbox.take(now)
+            if outbox.due is not None:
+                self._fanout.wake_at(self, outbox.due)
+        else:
+            outbox.press()
+            data = outbox.notices()
         if outbox.evicted is not None:
             self._evict(outbox.evicted)
+            return b""
         return data
 
     def write(self, data: bytes, now: float) -> None:
@@ -121,6 +127,10 @@ class Subscriber:
             if not data:
                 return
             self.wire.offer(data)
+        # It is the others' turn, and what is left has to wait.
+        evicted = self.outbox.press()
+        if evicted is not None:
+            self._evict(evicted)
         self.wake()
 
     def _evict(self, sub: Subscription) -> None:

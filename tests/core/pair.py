@@ -119,6 +119,11 @@ class Client:
             self._read(data)
         return self.messages[before:]
 
+    def wait(self) -> None:
+        """Find the wire full: what has come has to wait, within its bounds; read what is said of it."""
+        self.outbox.press()
+        self._read(self.outbox.notices())
+
     def heartbeat(self) -> dict[str, Any]:
         self._read(self.outbox.heartbeat(77))
         return self.messages[-1]

@@ -1,4 +1,4 @@
-"""The contract: defaults, what comes into force, what this version can't do."""
+"""The contract: defaults, and what comes into force."""
 
 from __future__ import annotations
 
@@ -30,15 +30,13 @@ def test_default_is_latest_where_the_newest_says_it_all_and_every_elsewhere(ch: 
 @pytest.mark.parametrize(
     ("ch", "asked", "code", "text"),
     [
-        ("trade", {"mode": "latest"}, "unsupported", "delivery.mode: 'latest' on 'trade'"),
-        ("book", {"mode": "latest"}, "unsupported", "ask for 'every'"),
-        ("quote", {"max_rate": 5}, "unsupported", "delivery.max_rate: 5"),
-        ("trade", {"overflow": "degrade"}, "unsupported", "'gap' or 'evict'"),
+        ("trade", {"max_rate": 5}, "invalid_delivery", "delivery.max_rate: 5.0 goes with mode 'latest' only"),
+        ("quote", {"mode": "every", "max_rate": 5}, "invalid_delivery", "ask for mode 'latest'"),
         ("quote", {"queue": 5}, "invalid_delivery", "delivery.queue: 5"),
         ("quote", {"overflow": "evict"}, "invalid_delivery", "delivery.overflow: 'evict'"),
     ],
 )
-def test_what_makes_no_sense_or_is_not_there_yet_is_refused_by_name(
+def test_what_makes_no_sense_together_is_refused_by_name(
     ch: Channel, asked: dict[str, Any], code: str, text: str
 ) -> None:
     with pytest.raises(RequestError) as caught:
@@ -68,6 +66,7 @@ def test_what_is_in_force_is_within_the_limits_and_a_change_keeps_the_rest(
             assert 1 <= delivery.queue <= LIMITS.queue_ticks
         else:
             assert (delivery.queue, delivery.overflow) == (None, None)
+        assert delivery.max_rate is None or delivery.mode == "latest"
     assert negotiate(ch, DeliveryRequest(), LIMITS, after) == after
     for field in ("mode", "max_delay_ms", "max_age_ms"):
         wanted = second[field] if field in second else getattr(before, field)

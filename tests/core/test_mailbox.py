@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from broker.core.delivery import Delivery, DeliveryLimits
-from broker.core.mailbox import Mailbox, Missing, Verdict, open_mailbox, refill
+from broker.core.mailbox import Mailbox, Missing, Verdict
 from broker.core.tape import Entry, HistoryLimits, Tape
 from broker.core.ticks import Bar, Quote, Status, Tick, Trade
 from broker.core.topics import Topic, Topics
@@ -65,7 +65,7 @@ class MailboxMachine(RuleBasedStateMachine):
         super().__init__()
         self.tape = a_tape()
         self.now = 0.0
-        self.mailbox = open_mailbox(self.contract, LIMITS)
+        self.mailbox = Mailbox("quote", self.contract, LIMITS)
         self.mailbox.topic_count = len(SYMBOLS)
         self.offered: list[Entry] = []
         self.received: list[Entry] = []
@@ -135,12 +135,9 @@ class MailboxMachine(RuleBasedStateMachine):
     )
     def modify(self, delivery: Delivery) -> None:
         self.is_settled = True
-        new = open_mailbox(delivery, LIMITS)
         before = self.mailbox.ledger(1)
-        if refill(new, self.mailbox) is Verdict.EVICT:
+        if not self.mailbox.change(delivery):
             assert self.mailbox.ledger(1) == before
-        else:
-            self.mailbox = new
 
     @rule()
     def hear_gaps(self) -> None:
@@ -156,8 +153,8 @@ class MailboxMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.is_settled)
     @invariant()
     def account_adds_up_and_is_true(self) -> None:
-        ledger = self.mailbox.ledger(1)
         self.evicted |= self.mailbox.settle() is Verdict.EVICT
+        ledger = self.mailbox.ledger(1)
         assert ledger.offered == ledger.delivered + ledger.conflated + ledger.dropped + ledger.pending
         assert ledger.offered == len(self.offered)
         assert ledger.delivered == len(self.received)
@@ -180,8 +177,7 @@ class MailboxMachine(RuleBasedStateMachine):
     def queue_is_in_the_order_of_the_tape_behind_what_was_received(self) -> None:
         offsets = [entry.offset for entry in [*self.received, *self.mailbox.peek()]]
         assert offsets == sorted(set(offsets))
-        if len(self.mailbox):
-            assert self.mailbox.first_offset() == next(self.mailbox.peek()).offset
+        assert self.mailbox.first_offset() == next((item.offset for item in self.mailbox.peek()), None)
 
     @precondition(lambda self: self.is_settled)
     @invariant()
@@ -235,7 +231,7 @@ TestEvict = EvictMachine.TestCase
 
 
 def test_over_the_limit_the_oldest_are_dropped_as_one_gap() -> None:
-    mailbox = open_mailbox(every(2), LIMITS)
+    mailbox = Mailbox("quote", every(2), LIMITS)
     assert offer_all(mailbox, *[trade() for _ in range(5)]) is Verdict.KEEP
     (gap,) = mailbox.take_gaps()
     assert (gap.first, gap.last, gap.reason) == (1, 3, "overflow")
@@ -243,51 +239,51 @@ def test_over_the_limit_the_oldest_are_dropped_as_one_gap() -> None:
 
 
 def test_bytes_bound_the_queue_as_well() -> None:
-    mailbox = open_mailbox(every(1000), DeliveryLimits(queue_bytes=500))
+    mailbox = Mailbox("quote", every(1000), DeliveryLimits(queue_bytes=500))
     offer_all(mailbox, *[trade(id_="x" * 100) for _ in range(10)])
     assert 0 < mailbox.bytes <= 500
     assert mailbox.dropped == 10 - len(mailbox)
 
 
 def test_tick_larger_than_the_bound_is_still_delivered_alone() -> None:
-    mailbox = open_mailbox(every(1000), DeliveryLimits(queue_bytes=500))
+    mailbox = Mailbox("quote", every(1000), DeliveryLimits(queue_bytes=500))
     offer_all(mailbox, trade(), trade(id_="x" * 1000))
     assert [entry.seq for entry in mailbox.take()] == [2]
 
 
 @pytest.mark.parametrize(
     "look",
-    [lambda box: box.ledger(1), len, Mailbox.peek, Mailbox.take, lambda box: box.expire(0.0)],
-    ids=["ledger", "len", "peek", "take", "expire"],
+    [lambda box: box.ledger(1), len, Mailbox.peek, lambda box: box.expire(0.0)],
+    ids=["ledger", "len", "peek", "expire"],
 )
 def test_eviction_is_not_forgotten_when_somebody_else_settles_first(look: Callable[[Mailbox], Any]) -> None:
-    mailbox = open_mailbox(every(1, "evict"), LIMITS)
+    mailbox = Mailbox("quote", every(1, "evict"), LIMITS)
     mailbox.inbox += a_tape().append([trade(), trade()], 0.0)
     look(mailbox)
     assert mailbox.settle() is Verdict.EVICT
 
 
 def test_evicting_queue_keeps_what_it_had_and_names_what_it_did_not_take() -> None:
-    mailbox = open_mailbox(every(2, "evict"), LIMITS)
+    mailbox = Mailbox("quote", every(2, "evict"), LIMITS)
     assert offer_all(mailbox, trade(), trade(), trade()) is Verdict.EVICT
     assert [entry.seq for entry in mailbox.peek()] == [1, 2]
     assert [(gap.first, gap.last) for gap in mailbox.take_gaps()] == [(3, 3)]
 
 
 def test_each_change_of_state_survives_conflation_and_its_repetitions_do_not() -> None:
-    mailbox = open_mailbox(latest(), LIMITS)
+    mailbox = Mailbox("quote", latest(), LIMITS)
     offer_all(mailbox, *map(status, ["live", "live", "down", "down", "live"]))
     assert [entry.seq for entry in mailbox.take()] == [2, 4, 5]
 
 
 def test_bars_of_one_interval_do_not_replace_those_of_another() -> None:
-    mailbox = open_mailbox(latest(), LIMITS)
+    mailbox = Mailbox("quote", latest(), LIMITS)
     offer_all(mailbox, *map(bar, ["1s", "1m", "1s", "1s"]))
     assert [entry.seq for entry in mailbox.take()] == [2, 4]
 
 
 def test_states_that_pile_up_evict_in_the_end() -> None:
-    mailbox = open_mailbox(latest(), LIMITS)
+    mailbox = Mailbox("quote", latest(), LIMITS)
     mailbox.topic_count = 1
     verdict = offer_all(mailbox, *[status(("live", "down")[n % 2]) for n in range(60)])
     assert verdict is Verdict.EVICT
@@ -295,7 +291,7 @@ def test_states_that_pile_up_evict_in_the_end() -> None:
 
 
 def test_latest_that_is_too_old_is_told_as_stale() -> None:
-    mailbox, tape = open_mailbox(latest(500), LIMITS), a_tape()
+    mailbox, tape = Mailbox("quote", latest(500), LIMITS), a_tape()
     for at, sym in ((0.0, "SIM:A"), (0.0, "SIM:A"), (1.0, "SIM:B")):
         mailbox.inbox += tape.append([quote(sym)], at)
     mailbox.expire(0.5)
@@ -305,7 +301,7 @@ def test_latest_that_is_too_old_is_told_as_stale() -> None:
 
 
 def test_reset_that_a_stalled_reader_has_not_heard_yet_is_told_once() -> None:
-    mailbox, topic = open_mailbox(every(), LIMITS), Topic("trade", "SIM:A")
+    mailbox, topic = Mailbox("quote", every(), LIMITS), Topic("trade", "SIM:A")
     for _ in range(1000):
         mailbox.note_gap(topic, None, None, "feed_reset")
     assert len(mailbox.take_gaps()) == 1

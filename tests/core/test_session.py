@@ -98,6 +98,7 @@ def test_modify_changes_the_contract_and_keeps_account_and_queue(market: Market,
     back = client.request("modify", sub=1, delivery={"mode": "every", "queue": 2})
     assert back["delivery"] == {**back["delivery"], "mode": "every", "queue": 2, "overflow": "gap"}
     market.quotes("SIM:C", "SIM:C", "SIM:C")
+    client.wait()
     client.take()
     assert client.seqs("quote", "SIM:C") == [1, 3, 4]
     assert [(gap["from"], gap["to"]) for gap in client.gaps] == [(2, 2)]
@@ -150,6 +151,7 @@ def test_gaps_that_an_account_counts_are_told_before_it(market: Market) -> None:
     ]
     for ask in asks:
         market.trades("SIM:A", "SIM:A", "SIM:A")
+        client.wait()
         entry = ask()
         assert entry["dropped"] == sum(gap["to"] - gap["from"] + 1 for gap in client.gaps)
         assert entry["offered"] == account(entry)
@@ -160,6 +162,7 @@ def test_closing_is_the_last_message_and_names_every_gap_before(market: Market) 
     client = Client(market)
     client.subscribe("trade", "SIM:A", delivery={"queue": 1, "overflow": "evict"})
     market.trades("SIM:A", "SIM:A", "SIM:A")
+    client.wait()
     assert client.take() == []
     assert client.outbox.evicted is client.session.subscriptions[1]
     client._read(client.outbox.message(client.session.close(errors.OVER_LIMIT)))

@@ -97,7 +97,8 @@ async def test_post_is_answered_405_and_says_what_is_possible(autojump_clock: ob
         (QUERY + "&max_delay_ms=soon", "invalid_request", ["max_delay_ms", "soon"]),
         (QUERY + "&mode=all", "invalid_request", ["mode", "all", "every"]),
         (QUERY + "&queue=10", "invalid_delivery", ["queue", "10", "every"]),
-        ("ch=trade&symbols=*&overflow=degrade", "unsupported", ["overflow", "degrade", "gap"]),
+        ("ch=trade&symbols=*&max_rate=5", "invalid_delivery", ["max_rate", "5", "latest"]),
+        ("ch=quote&symbols=*&max_rate=0", "invalid_request", ["max_rate", "0"]),
         ("ch=trade&symbols=*&queue=-1", "invalid_request", ["queue", "-1"]),
     ],
 )

@@ -1,0 +1,394 @@
+"""How ticks wait for one subscriber: all of them, the newest, or the newest when its time comes. Pure.
+
+A queue decides what waits and in which order; who owns it keeps the account (`broker.core.mailbox`). What may
+be taken is always in the order of the tape, so what is taken up to an offset is a prefix of it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from decimal import InvalidOperation
+from itertools import takewhile
+from math import ceil
+from operator import attrgetter
+
+from broker.core.composing import BookComposer, TradeMerger
+from broker.core.encoding import pack_tick
+from broker.core.tape import Entry
+from broker.core.ticks import Book, Trade
+from broker.core.topics import Topic
+
+#: A composed delta that is larger than this, and has more levels than the book, is sent as the whole book instead.
+WHOLE_BYTES = 16 << 10
+#: What was due is sent in the next round. If that comes later than so many intervals, the beat is lost.
+_LATE = 0.5
+
+_offset: Callable[[Entry | Merged], int] = attrgetter("offset")
+_size: Callable[[Entry | Merged], int] = attrgetter("size")
+
+
+class Merged:
+    """Several trades or books of one topic in one, for one subscriber alone; looks like an `Entry` in a queue.
+
+    Attributes:
+        first, seq: ``seq`` of the oldest and of the newest in it; all between them are in it as well.
+        offset, at: those of the newest.
+        size: about, in bytes.
+    """
+
+    __slots__ = ("_is_whole", "_part", "at", "first", "key", "offset", "seq", "size", "topic")
+
+    def __init__(self, entry: Entry) -> None:
+        self.topic = entry.topic
+        self.key = entry.key
+        self.first = entry.seq
+        self._is_whole = False
+        self._part: BookComposer | TradeMerger = BookComposer() if type(entry.tick) is Book else TradeMerger()
+        self.add(entry)
+
+    def add(self, entry: Entry) -> None:
+        """Put the topic's next tick in. Raises InvalidOperation, having changed nothing, for a size that is none."""
+        tick = entry.tick
+        self._part.add(tick)  # type: ignore[arg-type]  # a topic has ticks of one kind
+        self.seq, self.offset, self.at = entry.seq, entry.offset, entry.at
+        self.size = self._part.size
+        if type(tick) is Book:
+            self._is_whole |= tick.kind == "snapshot"
+            if self.size > WHOLE_BYTES and not self._is_whole and self.seq == self.topic.seq:
+                self._replace_by_book(tick)
+
+    def _replace_by_book(self, last: Book) -> None:
+        """Hold the whole book, as it is now, instead of more levels than that has."""
+        assert self.topic.book is not None
+        bids, asks = self.topic.book.levels()
+        composer = BookComposer()
+        composer.add(
+            Book(sym=last.sym, seq=last.seq, ts=last.ts, rts=last.rts, kind="snapshot", bids=bids, asks=asks)
+        )
+        if composer.size < self.size:
+            self._part, self._is_whole, self.size = composer, True, composer.size
+
+    def to_entry(self) -> Entry:
+        """Return it as one tick, encoded."""
+        tick = self._part.tick()
+        packed = pack_tick(tick)
+        return Entry(self.topic, self.key, self.seq, self.offset, self.at, tick, len(packed), packed)
+
+
+Item = Entry | Merged
+
+
+def _as_entry(item: Item) -> Entry:
+    return item.to_entry() if isinstance(item, Merged) else item
+
+
+def first_seq(item: Item) -> int:
+    """Return the ``seq`` of the oldest tick that is in an item."""
+    return item.first if isinstance(item, Merged) else item.seq
+
+
+class Queue(ABC):
+    """What is common to all.
+
+    Attributes:
+        bytes: of all that waits.
+    """
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many ticks wait."""
+
+    @property
+    @abstractmethod
+    def ready(self) -> int:
+        """How many of them may be taken now."""
+
+    @abstractmethod
+    def put(self, items: Sequence[Item]) -> int:
+        """Queue ticks, newer than all before; return how many went into others, or were replaced."""
+
+    @abstractmethod
+    def peek(self) -> Iterator[Item]:
+        """Iterate over what may be taken, oldest first."""
+
+    @abstractmethod
+    def take(self, upto: int | None) -> list[Entry]:
+        """Remove and return what may be taken, oldest first, up to an offset (inclusive) or all."""
+
+    @abstractmethod
+    def everything(self) -> list[Item]:
+        """Return all that waits, oldest first, without removing it."""
+
+    @abstractmethod
+    def remove(self, condition: Callable[[Item], bool]) -> list[Item]:
+        """Remove and return what meets a condition, oldest first."""
+
+
+class FifoQueue(Queue):
+    """``every``: all ticks, in order."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._items: deque[Item] = deque()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def ready(self) -> int:
+        return len(self._items)
+
+    def put(self, items: Sequence[Item]) -> int:
+        self._items.extend(items)
+        self.bytes += sum(map(_size, items))
+        return 0
+
+    def peek(self) -> Iterator[Item]:
+        return iter(self._items)
+
+    def take(self, upto: int | None) -> list[Entry]:
+        items = self._items
+        if upto is None or (items and items[-1].offset <= upto):
+            taken = list(items)
+            items.clear()
+            self.bytes = 0
+        else:
+            taken = list(takewhile(lambda item: item.offset <= upto, items))
+            for _ in taken:
+                items.popleft()
+            self.bytes -= sum(map(_size, taken))
+        return list(map(_as_entry, taken))
+
+    def everything(self) -> list[Item]:
+        return list(self._items)
+
+    def remove(self, condition: Callable[[Item], bool]) -> list[Item]:
+        removed = [item for item in self._items if condition(item)]
+        if removed:
+            self._items = deque(item for item in self._items if not condition(item))
+            self.bytes -= sum(map(_size, removed))
+        return removed
+
+    def pop_oldest(self) -> Item:
+        """Remove and return the oldest; there must be one."""
+        item = self._items.popleft()
+        self.bytes -= item.size
+        return item
+
+    def pop_newest(self) -> Item:
+        """Remove and return the newest; there must be one."""
+        item = self._items.pop()
+        self.bytes -= item.size
+        return item
+
+
+class LatestQueue(Queue):
+    """``latest``: the newest tick of each conflation key; trades are merged, books composed."""
+
+    __slots__ = ("_items", "_merges")
+
+    def __init__(self, *, merges: bool) -> None:
+        """``merges``: whether an older tick goes into the newer one, instead of making way for it."""
+        super().__init__()
+        self._items: dict[Hashable, Item] = {}
+        self._merges = merges
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def ready(self) -> int:
+        return len(self._items)
+
+    def put(self, items: Sequence[Item]) -> int:
+        queued = self._items
+        before = len(queued)
+        if self._merges:
+            for item in items:
+                self._merge_into(queued, item)
+        else:
+            size = 0
+            for item in items:
+                # To the back, not in place: the queue stays in the order of the tape.
+                older = queued.pop(item.key, None)
+                if older is not None:
+                    size -= older.size
+                queued[item.key] = item
+                size += item.size
+            self.bytes += size
+        return before + len(items) - len(queued)
+
+    def _merge_into(self, queued: dict[Hashable, Item], item: Item) -> None:
+        older = queued.get(item.key)
+        was = 0 if older is None else older.size
+        merged = _combine(older, item)
+        if merged is None:
+            # A size that is no number can't be added to: the tick waits beside the other, and is not conflated.
+            queued[item.offset] = item
+            self.bytes += item.size
+            return
+        if older is not None:
+            # To the back, not in place: the queue stays in the order of the tape.
+            del queued[item.key]
+        queued[item.key] = merged
+        self.bytes += merged.size - was
+
+    def peek(self) -> Iterator[Item]:
+        return iter(self._items.values())
+
+    def take(self, upto: int | None) -> list[Entry]:
+        items = list(self._items.values())
+        if upto is None or not items or items[-1].offset <= upto:
+            self._items.clear()
+        else:
+            items = [item for item in items if item.offset <= upto]
+            self._discard(self._items, items)
+        self.bytes -= sum(map(_size, items))
+        return list(map(_as_entry, items))
+
+    @staticmethod
+    def _discard(items: dict[Hashable, Item], gone: Iterable[Item]) -> None:
+        for item in gone:
+            if items.get(item.key) is item:
+                del items[item.key]
+            else:
+                del items[item.offset]
+
+    def everything(self) -> list[Item]:
+        return list(self._items.values())
+
+    def remove(self, condition: Callable[[Item], bool]) -> list[Item]:
+        removed = [item for item in self._items.values() if condition(item)]
+        self._discard(self._items, removed)
+        self.bytes -= sum(map(_size, removed))
+        return removed
+
+    def collapse(self, entries: list[Entry]) -> list[Entry]:
+        """Return what `put` and `take` would make of some ticks; nothing must wait."""
+        newest = {entry.key: entry for entry in entries}
+        if len(newest) == len(entries):
+            return entries
+        if not self._merges:
+            return sorted(newest.values(), key=_offset)
+        self.put(entries)
+        return self.take(None)
+
+
+class PacedQueue(LatestQueue):
+    """``latest`` with ``max_rate``: a tick waits until an interval has passed since the last one of its key.
+
+    A key that was quiet is served at once, and from then on by the beat of the queue: so all the keys that tick
+    all the time are due together, and are sent in one write. An interval lies between two beats.
+    """
+
+    __slots__ = ("_beat", "_held", "_interval", "_next", "_now", "due")
+
+    def __init__(self, *, merges: bool, max_rate: float) -> None:
+        """``max_rate``: ticks of each key in a second, at the most."""
+        super().__init__(merges=merges)
+        self._interval = 1 / max_rate
+        self._held: dict[Hashable, Item] = {}
+        #: When each key may be served again; what lies in the past may be missing.
+        self._next: dict[Hashable, float] = {}
+        self._beat: float | None = None
+        self._now = 0.0
+        #: When something that is held may go; infinite if nothing is.
+        self.due = float("inf")
+
+    def __len__(self) -> int:
+        return len(self._items) + len(self._held)
+
+    def put(self, items: Sequence[Item]) -> int:
+        before = len(self)
+        for item in items:
+            key, self._now = item.key, max(self._now, item.at)
+            if key in self._held:
+                self._replace(self._held, item)
+            elif key in self._items:
+                self._replace(self._items, item)
+            elif self._next.get(key, 0.0) > item.at:
+                self._held[key] = item
+                self.bytes += item.size
+                self.due = min(self.due, self._next[key])
+            else:
+                self._items[key] = item
+                self.bytes += item.size
+        return before + len(items) - len(self)
+
+    def _replace(self, queued: dict[Hashable, Item], item: Item) -> None:
+        if self._merges:
+            self._merge_into(queued, item)
+        else:
+            self.bytes += item.size - queued.pop(item.key).size
+            queued[item.key] = item
+
+    def release(self, now: float) -> None:
+        """Let go of what is due by now, seconds of the broker's clock."""
+        self._now = max(self._now, now)
+        if self.due > now:
+            return
+        due = [key for key in self._held if self._next.get(key, 0.0) <= now]
+        for key in due:
+            self._items[key] = self._held.pop(key)
+        if due:
+            self._items = dict(sorted(self._items.items(), key=lambda pair: pair[1].offset))
+        self.due = min((self._next.get(key, 0.0) for key in self._held), default=float("inf"))
+        if len(self._next) > 64 + 2 * len(self._held):
+            late = now - self._interval
+            self._next = {key: at for key, at in self._next.items() if at > late}
+
+    def take(self, upto: int | None) -> list[Entry]:
+        taken = super().take(upto)
+        for entry in taken:
+            self._next[entry.key] = self._next_beat(self._next.get(entry.key))
+        return taken
+
+    def _next_beat(self, due: float | None) -> float:
+        """Return when a key that is served now may be served again; ``due``: since when it might have been."""
+        now, interval = self._now, self._interval
+        if self._beat is None:
+            self._beat = now
+        if due is not None and now - due <= _LATE * interval:
+            return due + interval
+        beats = ceil((now - self._beat) / interval)
+        return self._beat + (beats + 1) * interval
+
+    def everything(self) -> list[Item]:
+        return sorted([*self._items.values(), *self._held.values()], key=_offset)
+
+    def remove(self, condition: Callable[[Item], bool]) -> list[Item]:
+        removed = super().remove(condition)
+        held = [item for item in self._held.values() if condition(item)]
+        self._discard(self._held, held)
+        self.bytes -= sum(map(_size, held))
+        return sorted([*removed, *held], key=_offset)
+
+
+def _combine(older: Item | None, item: Item) -> Item | None:
+    """Return one item for two; ``None`` if they can't be one."""
+    if older is None:
+        return item
+    entry = _as_entry(item)
+    if type(entry.tick) not in (Trade, Book):
+        return item
+    try:
+        merged = older if isinstance(older, Merged) else Merged(older)
+        merged.add(entry)
+    except InvalidOperation:
+        return None
+    return merged
+
+
+def is_from(item: Item, first: dict[Topic, int]) -> bool:
+    """Tell whether an item has ticks of a topic from a ``seq`` on."""
+    start = first.get(item.topic)
+    return start is not None and item.seq >= start
