@@ -41,14 +41,17 @@ class FeedContext(Protocol):
     def publish(self, tick: Tick) -> None:
         """Hand over one tick; never blocks. ``seq`` is assigned later, by the tape.
 
-        Ticks gather until the next `flush`. A feed that publishes without end and never flushes loses
-        the oldest above a bound; they are counted and logged.
+        Ticks gather until the next `flush`. Those of a feed that publishes without end and never flushes are
+        conflated above a bound, as if the broker were behind.
         """
 
     async def flush(self) -> None:
-        """Send what was published to the broker, waiting for room: this is where backpressure is felt.
+        """Send what was published to the broker. Always a checkpoint.
 
-        Always a checkpoint. Cancelled while waiting, the ticks stay for the next flush.
+        A feed that can pause waits here until the broker has room: this is where backpressure is felt. Cancelled
+        while waiting, the ticks stay for the next flush. A live feed never waits: where the broker is behind by more
+        than 8192 ticks, they are conflated as for a slow subscriber (quotes, bars and states are replaced, trades
+        merged, books composed), and ``/v1/feeds`` counts them.
         """
 
     def gap(self, ch: Channel, sym: str) -> None:
@@ -92,6 +95,8 @@ class Feed:
             then any well-formed symbol of the venue can be subscribed to in advance.
         is_checked: whether its tests hold every tick to the types of its fields; then the broker need not
             look at each (0.5 µs).
+        can_pause: whether `FeedContext.flush` may make it wait while the broker is behind, as for a file. A venue
+            does not wait for us; what it sends in the meantime is conflated then.
         stale_after_s: how long it may be mute before the supervisor connects it again; ``None``: for ever.
     """
 
@@ -100,6 +105,7 @@ class Feed:
     venue: str
     symbols: Sequence[str] | None = None
     is_checked: bool = False
+    can_pause: bool = False
     stale_after_s: float | None = None
 
     def __init__(self, options: FeedOptions) -> None:

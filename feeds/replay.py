@@ -33,6 +33,8 @@ _LINES_PER_TURN = 100
 class Replay(Feed):
     """Plays a recording at the speed it was recorded at, at another one, or as fast as it is taken."""
 
+    can_pause = True
+
     class Options(FeedOptions):
         """Keys of a feed of the type ``replay``."""
 

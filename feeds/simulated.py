@@ -47,9 +47,14 @@ def generate_names(count: int) -> list[str]:
 
 
 class Simulated(Feed):
-    """Simulated market: quotes, trades and books of ten levels, from a seed."""
+    """Simulated market: quotes, trades and books of ten levels, from a seed.
+
+    It can pause: a tick that does not exist yet can't be lost, so every tick that was made is put on the tape, and
+    what the broker is behind shows in the rate.
+    """
 
     is_checked = True
+    can_pause = True
 
     class Options(FeedOptions):
         """Keys of a feed of the type ``simulated``."""

@@ -20,7 +20,8 @@ from broker.core.tape import HistoryLimits, Tape
 from broker.core.ticks import Book, Quote, Status, Tick, Trade
 from broker.core.topics import Topics
 from broker.runtime.fanout import Fanout
-from broker.runtime.ingest import FeedRunner, Ingest
+from broker.runtime.feed_runner import FeedRunner
+from broker.runtime.ingest import Ingest
 from broker.runtime.sessions import Sessions, SessionTimes
 from broker.transports.door import Door
 from broker.transports.http_stream import HttpStreamTransport
@@ -68,10 +69,12 @@ class ScriptedFeed:
         symbols: Sequence[str] | None = SYMBOLS,
         *,
         stale_after_s: float | None = None,
+        can_pause: bool = True,
     ) -> None:
         self.venue = venue
         self.symbols = symbols
         self.is_checked = False
+        self.can_pause = can_pause
         self.stale_after_s = stale_after_s
         self.lives = 0
         self._steps, self._todo = trio.open_memory_channel[Callable[[Any], Awaitable[bool]]](1000)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 
+from msgspec import structs
+
 from broker.core.decimals import is_zero, number_key
 from broker.core.ticks import Book, Level
 
@@ -55,6 +57,23 @@ def best_first(side: dict[str, Level], *, bids: bool) -> list[Level]:
         # A price that is no number has no place in a book. Rare, so it is not looked for with every tick.
         _remove_odd(side)
         return sorted(side.values(), key=_price, reverse=bids)
+
+
+def with_plain_removals(tick: Book) -> Book:
+    """Return a book tick as the protocol has it: a removal has the size ``"0"``, a snapshot has none.
+
+    The tick itself, mostly: venues that write zero otherwise are rare, and their adapters mostly know it.
+    """
+    if not any(
+        size < "1" and size != "0" and is_zero(size) for side in (tick.bids, tick.asks) for _, size in side
+    ):
+        return tick
+    is_whole = tick.kind == "snapshot"
+    bids, asks = (
+        [(price, "0" if is_zero(size) else size) for price, size in side if not (is_whole and is_zero(size))]
+        for side in (tick.bids, tick.asks)
+    )
+    return structs.replace(tick, bids=bids, asks=asks)
 
 
 def _price(level: Level) -> Decimal:

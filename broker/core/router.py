@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from broker.core.mailbox import Mailbox
+from broker.core.mailbox import GapReason, Mailbox
 from broker.core.tape import Tape
 from broker.core.ticks import Channel, Tick
 from broker.core.topics import Topic, Topics
@@ -62,11 +62,11 @@ class Router:
             return list(found)
         return [mailbox for mailbox in self.mailboxes if mailbox.inbox]
 
-    def gap(self, ch: Channel, sym: str) -> list[Mailbox]:
-        """Tell a topic's subscribers that the venue's ticks were missed; return whom to flush."""
+    def gap(self, ch: Channel, sym: str, reason: GapReason = "feed_reset") -> list[Mailbox]:
+        """Tell a topic's subscribers that ticks were missed, nobody knows how many; return whom to flush."""
         topic = self.topics.on_channel(ch).get(sym)
         if topic is None:
             return []
         for mailbox in topic.mailboxes:
-            mailbox.note_gap(topic, None, None, "feed_reset")
+            mailbox.note_gap(topic, None, None, reason)
         return list(topic.mailboxes)

@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from broker.core import errors
-from broker.core.mailbox import Mailbox
+from broker.core.mailbox import GapReason, Mailbox
 from broker.core.router import Router
 from broker.core.ticks import Channel, Tick
 from broker.core.topics import Topic
@@ -60,9 +60,9 @@ class Fanout:
         if self._touched:
             self._wake.set()
 
-    def gap(self, ch: Channel, sym: str) -> None:
-        """Tell a topic's subscribers that the venue's ticks were missed."""
-        for mailbox in self.router.gap(ch, sym):
+    def gap(self, ch: Channel, sym: str, reason: GapReason = "feed_reset") -> None:
+        """Tell a topic's subscribers that the venue's ticks were missed, or dropped before they had a number."""
+        for mailbox in self.router.gap(ch, sym, reason):
             mailbox.owner.wake()  # type: ignore[attr-defined]  # a Subscriber
 
     def wake_at(self, subscriber: Subscriber, due: float) -> None:

@@ -2,14 +2,15 @@
 
 An adapter is somebody else's code, and nothing checks a `Tick` when it is made: a float would go to every
 subscriber as a price. Looking at the types of all fields takes 0.3 µs; checking every text for being a number
-would take ten times that, so it is done where the broker calculates with it: for trades.
+would take ten times that, so it is done where the broker calculates with it: for trades. The levels of a book have to
+be pairs of texts (40 ns each).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from itertools import product
+from itertools import chain, product
 from operator import attrgetter
 from types import NoneType
 from typing import Any
@@ -38,7 +39,10 @@ _SHAPES: dict[type, tuple[Callable[[Any], tuple[Any, ...]], frozenset[_Types]]] 
     kind: (attrgetter(*_HEAD, *fields), frozenset(product(*_HEAD.values(), *fields.values())))
     for kind, fields in _FIELDS.items()
 }
-_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+#: An exponent of more digits would make sums and bars of any length.
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
+_MOST_DIGITS = 64
+_LEVEL = (str, str)
 
 
 def fault_of(item: object) -> str:
@@ -49,8 +53,21 @@ def fault_of(item: object) -> str:
     values, right = shape
     if tuple(map(type, values(item))) not in right:
         return _odd_field(item)
-    if type(item) is Trade and not (_NUMBER.fullmatch(item.price) and _NUMBER.fullmatch(item.size)):
+    if type(item) is Trade and not (_is_number(item.price) and _is_number(item.size)):
         return f"Trade: price {item.price!r:.40} or size {item.size!r:.40} is not a number"
+    if type(item) is Book:
+        return _odd_level(item)
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    return len(text) <= _MOST_DIGITS and _NUMBER.fullmatch(text) is not None
+
+
+def _odd_level(book: Book) -> str:
+    for level in chain(book.bids, book.asks):
+        if type(level) not in (tuple, list) or tuple(map(type, level)) != _LEVEL:
+            return f"Book: {level!r:.80} is not a price and a size, as texts"
     return ""
 
 

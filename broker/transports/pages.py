@@ -74,9 +74,11 @@ class FeedInfo(Struct):
         venue: what its symbols begin with.
         state: `stale` is connected and mute, `down` waits to be started again or is down for good,
             `ended` has no more to give.
-        ticks: those that it brought.
+        ticks: those that were published.
         refused: frames of the venue that map to no tick.
-        dropped: ticks that were lost because the adapter never waited for the broker.
+        conflated: ticks that were merged into a later one because the broker was behind.
+        dropped: ticks that were lost because the broker was behind and too many symbols waited; a `gap` tells it.
+        waiting: ticks that it brought and the broker has not taken yet.
         restarts: how often it was started again after a failure.
         last_error: the text of the last failure, null if there was none.
         last_tick_age_s: how long ago its last ticks came, null if there were none yet.
@@ -89,7 +91,9 @@ class FeedInfo(Struct):
     state: PageFeedState
     ticks: Count
     refused: Count
+    conflated: Count
     dropped: Count
+    waiting: Count
     restarts: Count
     last_error: str | None
     last_tick_age_s: Seconds | None

@@ -25,7 +25,8 @@ from broker.core.requests import nearest
 from broker.core.router import Router
 from broker.core.ticks import CHANNELS, is_symbol, venue_of
 from broker.core.topics import Topic, check_channel, parse_pattern
-from broker.runtime.ingest import FeedRunner, Ingest
+from broker.runtime.feed_runner import FeedRunner
+from broker.runtime.ingest import Ingest
 from broker.runtime.sessions import Sessions
 from broker.transports import pages
 from broker.transports.documents import asyncapi, openapi
@@ -194,7 +195,9 @@ def _feed_info(runner: FeedRunner, now: float) -> pages.FeedInfo:
         state=runner.state,
         ticks=runner.ticks,
         refused=runner.refusals,
+        conflated=runner.conflated,
         dropped=runner.dropped,
+        waiting=runner.waiting,
         restarts=runner.restarts,
         last_error=runner.last_error or None,
         last_tick_age_s=None if last is None else round(now - last, 3),

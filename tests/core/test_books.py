@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.books import BookState
+from broker.core.books import BookState, with_plain_removals
 from broker.core.ticks import Book, Level
 
 #: Few prices, in several spellings each.
@@ -113,3 +113,16 @@ def test_size_that_is_no_text_is_refused_and_changes_nothing() -> None:
     with pytest.raises(TypeError):
         state.apply(book("snapshot", [("9", "1")], [("11", 5)]))  # type: ignore[list-item]  # an adapter's mistake
     assert state.levels() == ([("10", "1")], [])
+
+
+def test_removal_is_passed_on_in_the_protocols_spelling() -> None:
+    plain = book("delta", [("10", "0"), ("9", "0.10")], [("11", "1e-8")])
+    assert with_plain_removals(plain) is plain
+    odd = book("delta", [("10", "0.00000000"), ("9", "0.10")], [("11", "0E-8")])
+    assert with_plain_removals(odd) == book("delta", [("10", "0"), ("9", "0.10")], [("11", "0")])
+    assert odd.bids[0] == ("10", "0.00000000"), "what was given is not changed"
+
+
+def test_snapshot_is_passed_on_without_levels_of_no_size() -> None:
+    odd = book("snapshot", [("10", "0.0"), ("9", "1")], [("11", "0.00")])
+    assert with_plain_removals(odd) == book("snapshot", [("9", "1")], [])

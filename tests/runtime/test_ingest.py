@@ -12,8 +12,8 @@ import trio
 import trio.testing
 
 from broker.core.errors import FeedError, FeedPermanentError, FrameError
-from broker.core.ticks import Bar, Quote, Trade
-from broker.runtime.ingest import BATCH_TICKS, BUFFER_TICKS, CHANNEL_BATCHES
+from broker.core.ticks import Bar, Book, Quote, Trade
+from broker.runtime.gate import BUFFER_TICKS
 from tests.fakes import ACME, BETA, ScriptedFeed, open_broker, quote, status_of, trade
 from tests.raw import get, websocket
 
@@ -195,6 +195,8 @@ async def test_ticks_published_before_the_end_are_not_lost(autojump_clock: objec
 _odd: Any = Quote
 _none: Any = None
 _list: Any = []
+_one: Any = 1
+_odd_level: Any = ("1", "2", "3")
 
 NONSENSE: dict[str, Any] = {
     "no symbol": quote("acme"),
@@ -221,6 +223,13 @@ NONSENSE: dict[str, Any] = {
         bid_size="1",
         ask=None,
         ask_size=None,
+    ),
+    "a trade of more than anybody has": Trade(
+        sym=ACME, ts=1, rts=1, price="1", size="1e99999999", side=None, id="1"
+    ),
+    "a level that is no pair": Book(sym=ACME, ts=1, rts=1, kind="delta", bids=[_odd_level], asks=[]),
+    "a level with a number for a size": Book(
+        sym=ACME, ts=1, rts=1, kind="delta", bids=[], asks=[("1", _one)]
     ),
     "half a surrogate": Trade(sym=ACME, ts=1, rts=1, price="1", size="1", side=None, id="\ud800"),
     "something else altogether": "a tick",
@@ -285,11 +294,11 @@ async def test_kinds_of_refusals_that_never_end_fill_neither_memory_nor_disk(aut
         assert sum(broker.runner.refused_by.values()) == 5000
 
 
-async def test_feed_that_never_flushes_loses_the_oldest_and_is_told_once(autojump_clock: object) -> None:
+async def test_feed_that_never_flushes_is_conflated_and_told_once(autojump_clock: object) -> None:
     feed = ScriptedFeed()
 
     async def step(ctx: Any) -> bool:
-        for n in range(BUFFER_TICKS + 1000):
+        for n in range(2 * BUFFER_TICKS + 1000):
             ctx.publish(quote(ACME, n))
         await ctx.flush()
         return False
@@ -298,41 +307,16 @@ async def test_feed_that_never_flushes_loses_the_oldest_and_is_told_once(autojum
         with structlog.testing.capture_logs() as logs:
             await feed.do(step)
         shown = (await feeds(broker.port))["feed0"]
-        assert shown["dropped"] + shown["ticks"] == BUFFER_TICKS + 1000
-        assert 1000 <= shown["dropped"] < 1000 + BATCH_TICKS
-        assert len([line for line in logs if "flush" in line["event"]]) == 1
-        assert broker.topics.get("quote", ACME).newest.tick.bid == str(BUFFER_TICKS + 999)  # type: ignore[union-attr]
-
-
-async def test_flush_waits_while_the_broker_is_behind_and_loses_nothing_when_cancelled(
-    autojump_clock: object,
-) -> None:
-    feed = ScriptedFeed()
-    room = CHANNEL_BATCHES * BATCH_TICKS
-    async with open_broker(feeds=[feed]) as broker:
-        takes = broker.ingest._take
-        gate = trio.Event()
-        flushed: list[int] = []
-
-        async def step(ctx: Any) -> bool:
-            for n in range(room + 5 * BATCH_TICKS):
-                ctx.publish(quote(ACME, n))
-            # The broker takes nothing: nobody reads the channel while this task does not wait.
-            with trio.move_on_after(0):
-                await ctx.flush()
-            flushed.append(len(ctx._buffer))
-            await gate.wait()
-            await ctx.flush()
-            flushed.append(len(ctx._buffer))
-            return False
-
-        await feed.do(step)
-        assert 0 < flushed[0] <= room + 5 * BATCH_TICKS
-        gate.set()
-        await trio.testing.wait_all_tasks_blocked()
-        assert flushed[1] == 0
-        assert broker.runner.ticks == room + 5 * BATCH_TICKS
-        assert takes is not None
+        assert shown["conflated"] + shown["ticks"] == 2 * BUFFER_TICKS + 1000
+        assert (shown["dropped"], shown["waiting"]) == (0, 0)
+        assert [line["event"] for line in logs if line["log_level"] == "warning"] == [
+            "the feed publishes without ever flushing; its ticks are conflated"
+        ]
+        entry = broker.topics.get("quote", ACME).newest
+        assert entry is not None
+        newest = entry.tick
+        assert isinstance(newest, Quote)
+        assert newest.bid == str(2 * BUFFER_TICKS + 999)
 
 
 async def test_gap_of_a_feed_stands_between_the_ticks_around_it(autojump_clock: object) -> None:
@@ -351,6 +335,36 @@ async def test_gap_of_a_feed_stands_between_the_ticks_around_it(autojump_clock: 
         await feed.do(step)
         gap = await ws.receive_type("gap")
         assert (gap["sym"], gap["reason"], gap["from"]) == (ACME, "feed_reset", None)
+
+
+async def test_removal_reaches_subscribers_in_the_protocols_spelling(autojump_clock: object) -> None:
+    feed = ScriptedFeed()
+    async with open_broker(feeds=[feed]) as broker, websocket(broker.port) as ws:
+        await ws.ask("subscribe", ch="book", symbols=[ACME])
+        await ws.receive_type("ack")
+        await feed.publish(
+            Book(sym=ACME, ts=1, rts=1, kind="snapshot", bids=[("2", "1"), ("1", "0.0")], asks=[])
+        )
+        await feed.publish(Book(sym=ACME, ts=2, rts=2, kind="delta", bids=[("2", "0.00000000")], asks=[]))
+        data: list[dict[str, Any]] = []
+        while len(data) < 2:
+            data += (await ws.receive_type("update"))["data"]
+        assert [tick["bids"] for tick in data] == [[["2", "1"]], [["2", "0"]]]
+
+
+async def test_every_tick_around_a_gap_is_counted(autojump_clock: object) -> None:
+    feed = ScriptedFeed()
+
+    async def step(ctx: Any) -> bool:
+        for n in (1, 2, 3):
+            ctx.publish(trade(ACME, n))
+            ctx.gap("trade", ACME)
+        await ctx.flush()
+        return False
+
+    async with open_broker(feeds=[feed]) as broker:
+        await feed.do(step)
+        assert (await feeds(broker.port))["feed0"]["ticks"] == 3
 
 
 async def test_bars_come_behind_the_trades_that_close_them_and_by_themselves_in_silence(

@@ -236,7 +236,7 @@ def make_rest() -> tuple[Rest, Sessions, Ingest]:
     router = make_router()
     fanout = Fanout(router, max_gap_s=0.01)
     ingest = Ingest(router.topics, fanout, upstream=NoUpstream(), time_ns=lambda: 1)  # type: ignore[arg-type]
-    feed: Any = SimpleNamespace(venue="SIM", symbols=["SIM:ACME"], stale_after_s=None)
+    feed: Any = SimpleNamespace(venue="SIM", symbols=["SIM:ACME"], can_pause=False, stale_after_s=None)
     ingest.add("sim", "simulated", feed, random.Random(1))
     sessions = Sessions(
         fanout,
