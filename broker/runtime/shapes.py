@@ -3,7 +3,7 @@
 An adapter is somebody else's code, and nothing checks a `Tick` when it is made: a float would go to every
 subscriber as a price. Looking at the types of all fields takes 0.3 µs; checking every text for being a number
 would take ten times that, so it is done where the broker calculates with it: for trades. The levels of a book have to
-be pairs of texts (40 ns each).
+be pairs of texts (0.15 µs each).
 """
 
 from __future__ import annotations

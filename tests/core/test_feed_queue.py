@@ -183,6 +183,12 @@ def test_oldest_topics_are_dropped_and_told_once_ahead_of_what_is_left() -> None
     assert [tick.sym for tick in ticks_of(taken)] == ["SIM:A", "SIM:E", "SIM:A"]
 
 
+def test_topic_that_ticked_again_is_not_the_oldest() -> None:
+    queue = FeedQueue(2)
+    queue.add(quotes("A", "B", "A", "C"))
+    assert queue.take(100) == [Missed("quote", "SIM:B", "overflow"), *quotes("A", "C")]
+
+
 def test_topic_that_is_dropped_again_after_it_was_told_is_told_again() -> None:
     queue = FeedQueue(1)
     queue.add(quotes("A", "B"))
