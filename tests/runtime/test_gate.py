@@ -53,7 +53,8 @@ async def publish(feed: ScriptedFeed, ticks: list[Any]) -> None:
 def on_tape(broker: RunningBroker, ch: Any, sym: str) -> list[Any]:
     """Return the ticks of a topic, from the history."""
     kind = {"quote": Quote, "trade": Trade, "book": Book, "status": Status}[ch]
-    return [msgspec.msgpack.decode(packed, type=kind) for packed in broker.topics.get(ch, sym).packed]
+    offsets = broker.topics.get(ch, sym).offsets
+    return [msgspec.msgpack.decode(tick, type=kind) for tick in map(broker.tape.kept, offsets)]
 
 
 def levels_of(books: list[Book]) -> object:
