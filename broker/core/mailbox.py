@@ -240,15 +240,16 @@ class Mailbox:
 
     def press(self) -> None:
         """Note that the subscriber is slow, if its queue is over the high watermark; call it when it has to wait."""
-        if self.level is Level.LIVE and self._fill() >= self.limits.high_watermark:
+        if self.level is Level.LIVE and self.fill() >= self.limits.high_watermark:
             self._move_to(Level.PRESSED, Noted("pressed", len(self._queue), self.limit))
 
-    def _fill(self) -> float:
-        """Return how full the queue is, 0 to 1, in ticks or in bytes."""
+    def fill(self) -> float:
+        """Return how full the queue is, in ticks or in bytes; 1 is the bound."""
+        self.admit()
         return max(len(self._queue) / self.limit, self._queue.bytes / self.limits.queue_bytes)
 
     def _look_whether_recovered(self) -> None:
-        if self.level is Level.PRESSED and self._fill() <= self.limits.low_watermark:
+        if self.level is Level.PRESSED and self.fill() <= self.limits.low_watermark:
             self._move_to(Level.LIVE, Noted("recovered", len(self._queue), self.limit))
         elif self.level is Level.DEGRADED and not len(self._queue):
             self._set_queue(_open_queue(self.ch, self.delivery))

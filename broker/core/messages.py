@@ -222,7 +222,7 @@ class Gap(Struct, tag_field="type", tag="gap", rename={"first": "from", "last": 
 
 
 class Notice(Struct, tag_field="type", tag="notice"):
-    """The subscriber is too slow, or has recovered (sent from a later version on).
+    """The subscriber is too slow, or has recovered; it comes ahead of the data that waits.
 
     Attributes:
         state: how the subscriber is, from now on.

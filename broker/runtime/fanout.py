@@ -120,8 +120,9 @@ class Fanout:
         What waits has its place in the queue, where it is bounded and conflated. A queue that is half full
         is sent: the contract says how long the broker may hold a tick, not that it should lose one by it.
         """
-        evicted = subscriber.outbox.settle()
-        if mailbox.due is not None and evicted is None:
+        if subscriber.wire.is_blocked:
+            return False
+        if mailbox.due is not None:
             mailbox.release(now)
             if not mailbox.ready:
                 self.wake_at(subscriber, mailbox.due)
@@ -129,10 +130,7 @@ class Fanout:
         if not mailbox.max_delay_s:
             return False
         self.wake_at(subscriber, now + mailbox.max_delay_s)
-        queue = mailbox.delivery.queue
-        if evicted is not None or queue is None:
-            return evicted is None
-        return 2 * len(mailbox) < queue and 2 * mailbox.bytes < mailbox.limits.queue_bytes
+        return mailbox.fill() < 0.5
 
     async def _round(self, now: float) -> None:
         self.rounds += 1
