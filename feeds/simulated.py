@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import trio
 from pydantic import Field, ValidationInfo, field_validator
 
-from broker.core.ticks import is_symbol
+from broker.core.ticks import Tick, is_symbol
 from feeds._market import Market
 from feeds.base import Feed, FeedContext, FeedOptions
 
@@ -75,6 +75,8 @@ class Simulated(Feed):
         )
         #: The same seed (and the same other options) makes the same market.
         seed: Annotated[int, Field(ge=0, strict=True)] = 1
+        #: What `ts` says: when the tick was made, or when it was due, for benchmarks that count from there.
+        stamp: Literal["made", "due"] = "made"
 
         @field_validator("venue")
         @classmethod
@@ -121,7 +123,7 @@ class Simulated(Feed):
         options = self.options
         market = Market(self.symbols, options.channels, options.ticks_per_second, options.seed)
         await _open(ctx, market)
-        await _keep_rate(ctx, market, options.ticks_per_second)
+        await _keep_rate(ctx, market, options.ticks_per_second, is_due=options.stamp == "due")
 
 
 async def _open(ctx: FeedContext, market: Market) -> None:
@@ -137,8 +139,11 @@ async def _open(ctx: FeedContext, market: Market) -> None:
     await ctx.flush()
 
 
-async def _keep_rate(ctx: FeedContext, market: Market, rate: float) -> None:
-    """Publish ``rate`` ticks a second for ever: slow ones evenly, one by one, fast ones by the handful."""
+async def _keep_rate(ctx: FeedContext, market: Market, rate: float, *, is_due: bool) -> None:
+    """Publish ``rate`` ticks a second for ever: slow ones evenly, one by one, fast ones by the handful.
+
+    ``is_due``: the ticks bear the time at which each was due, not that at which they were made.
+    """
     handful = ceil(rate * WAKE_S)
     paid_until = trio.current_time()
     while True:
@@ -147,14 +152,25 @@ async def _keep_rate(ctx: FeedContext, market: Market, rate: float) -> None:
         now = trio.current_time()
         paid_until += max(0.0, now - wake - CATCH_UP_S)
         due = int((now - paid_until) * rate + _EARLY)
+        next_due_ns = ctx.time_ns() - round((now - paid_until - 1 / rate) * 1e9)
         # Added up by gaps, not by wake-ups: what is not due yet stays owed, so the average is exact.
         paid_until += due / rate
         while due > 0:
             count = min(due, FLUSH_TICKS)
-            for tick in market.ticks(count, ctx.time_ns()):
+            ticks = market.ticks(count, ctx.time_ns())
+            if is_due:
+                _stamp(ticks, next_due_ns, 1e9 / rate)
+                next_due_ns += round(count * 1e9 / rate)
+            for tick in ticks:
                 ctx.publish(tick)
             await ctx.flush()
             due -= count
+
+
+def _stamp(ticks: Sequence[Tick], first_ns: int, gap_ns: float) -> None:
+    """Set ``ts`` to when each tick was due: the first at ``first_ns``, the others by the gap."""
+    for number, tick in enumerate(ticks):
+        tick.ts = first_ns + int(number * gap_ns)
 
 
 def _wrong_names(names: Sequence[Any], venue: str) -> list[str]:

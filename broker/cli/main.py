@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError
 
 from broker import __version__
 from broker.cli import exits
+from broker.cli.bench import bench_app
 from broker.cli.config import config_app
 from broker.cli.feed import feed_app
 from broker.cli.serve import demo, serve
@@ -38,6 +39,7 @@ def build_app() -> App:
     app.command(watch)
     app.command(config_app)
     app.command(feed_app)
+    app.command(bench_app)
     return app
 
 

@@ -38,6 +38,8 @@ ticks_per_second = 1000
 channels = ["quote", "trade", "book"]
 # The same seed makes the same market.
 seed = 1
+# What ts says: when a tick was made, or when it was due ("due"), for benchmarks that count from there.
+stamp = "made"
 
 # [[feeds]]
 # type = "replay"
