@@ -68,6 +68,7 @@ async def run_child(module: str, first: Struct, type_: type[T]) -> AsyncIterator
             if process.returncode is None:
                 process.kill()
             await process.wait()
-            assert process.stdin is not None and process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
             await process.stdin.aclose()
             await process.stdout.aclose()

@@ -42,6 +42,7 @@ class Client:
         failure: why it never became live, or was closed; empty if neither.
         was_evicted: whether the broker said that it was too slow.
         last: what it read last.
+        kept: everything it reads from its opening on, if that is to be looked through at the end.
         ledger: the broker's account, once it came; ``at_ledger``: ticks counted up to there.
     """
 
@@ -56,6 +57,7 @@ class Client:
         "greeting",
         "group",
         "is_stalled",
+        "kept",
         "last",
         "ledger",
         "recv",
@@ -88,6 +90,7 @@ class Client:
         self.failure = ""
         self.was_evicted = False
         self.last = b""
+        self.kept: list[bytes] | None = None
         self.ledger: dict[str, int] | None = None
         self.at_ledger = 0
         self.unsent = b""

@@ -5,8 +5,8 @@ once in each tick and nowhere else; ``ts`` stands in front of them. Each read co
 20 ticks of 3.3 kB on a 2026 cloud core) and the ages.
 
 With ``ends`` (1.5 µs a read) the ages of its oldest and its newest tick are taken, and its ticks are counted
-as spread evenly between the two: on the wire they are in the order of the tape, so their times ascend. The largest age is
-exact. With ``every`` (0.2 µs a tick) each tick's age is taken.
+as spread evenly between the two: on the wire they are in the order of the tape, so their times ascend. The
+largest age is exact. With ``every`` (0.2 µs a tick) each tick's age is taken.
 """
 
 from __future__ import annotations
@@ -125,15 +125,17 @@ class PackedCounter:
 
     def ledger(self, data: bytes) -> tuple[int, dict[str, int]] | None:
         start = data.find(_PACKED_LEDGER)
-        if start < 0:
-            return None
-        unpacker = msgpack.Unpacker()
-        unpacker.feed(data[start + len(_PACKED_LEDGER) :])
-        try:
-            ledger = unpacker.unpack()
-        except msgpack.OutOfData:
-            return None
-        return start, dict(ledger[0] if isinstance(ledger, list) else ledger)
+        while start >= 0:
+            unpacker = msgpack.Unpacker()
+            unpacker.feed(data[start + len(_PACKED_LEDGER) :])
+            try:
+                ledger = unpacker.unpack()
+            except msgpack.OutOfData:
+                return None
+            if ledger:
+                return start, dict(ledger[0] if isinstance(ledger, list) else ledger)
+            start = data.find(_PACKED_LEDGER, start + 1)
+        return None
 
 
 def _note(age_ns: int, ticks: int, ages: Ages) -> None:

@@ -23,7 +23,6 @@ class Figure:
 
 _ALL = (
     Figure("deliveries_per_s", "/s", "ticks that all subscribers received", "higher"),
-    Figure("offered_per_s", "/s", "deliveries that the schedule asks for, on average over all draws"),
     Figure(
         "deliveries_per_cpu_s",
         "/CPU-s",
@@ -40,12 +39,14 @@ _ALL = (
     Figure("cpu_cores", "cores", "CPU time of the server's processes per second", "lower"),
     Figure("memory_mb", "MB", "resident memory of the server's processes at the end", "lower"),
     Figure("memory_per_session_kib", "KiB", "what the sessions added, each", "lower"),
-    Figure("fed_per_s", "/s", "ticks that came in", "higher"),
+    Figure("fed_per_s", "/s", "ticks that came in, or that were published to a peer", "higher"),
     Figure("conflated", "ticks", "merged into a later one", None),
     Figure("dropped", "ticks", "named by a gap", "lower"),
     Figure("lost", "ticks", "of a peer: published and not received", "lower"),
     Figure("evictions", "sessions", "closed as too slow", None),
     Figure("client_busy", "", "share of its time that the busiest load client worked", None),
+    Figure("publisher_busy", "", "share of its time that the publisher for a peer worked", None),
+    Figure("machine_idle", "", "share of the machine's time that nobody used; near 0 it is the limit", None),
     Figure("connect_s", "s", "until all sessions were live", "lower"),
     Figure("resume_s", "s", "storm: until all were live again", "lower"),
     Figure("refused", "sessions", "not let in at the first attempt", "lower"),

@@ -12,6 +12,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 
 from bench import tapecast
 from bench.client import READ_BYTES, Client, State
@@ -63,7 +64,7 @@ class Load:
             open_counter(group.codec, every=plan.ages == "every"),
             is_stalled=number < round(group.subscribers * group.stalled),
             tls=tls,
-            walks=group.transport == "ws",
+            walks=group.transport == "ws" and (not plan.peer or PEERS[plan.peer].pings),
         )
 
     # ── connecting ───────────────────────────────────────────────────────────────────────────────
@@ -172,6 +173,8 @@ class Load:
         self.reads += 1
         self.received += len(data)
         client.last = data
+        if client.kept is not None:
+            client.kept.append(data)
         ending = client.state is State.ENDING
         client.counter.read(client.count, data, time.time_ns(), self._unread if ending else self.ages)
         if client.walk is not None:
@@ -182,11 +185,9 @@ class Load:
 
     def drop(self, client: Client, failure: str = "") -> None:
         """Close a client, and forget its socket."""
-        try:
+        # It may not be watched: a stalled one is not, nor is one whose descriptor has gone already.
+        with suppress(KeyError, ValueError):
             self.selector.unregister(client.sock)
-        except (KeyError, ValueError):
-            # It was not watched: a stalled one, or its descriptor has gone already.
-            pass
         client.close(failure)
 
     # ── figures ──────────────────────────────────────────────────────────────────────────────────

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,17 +16,12 @@ from bench.children import Child, ChildError, run_child
 from bench.histogram import Histogram
 from bench.peers.base import Peer
 from bench.plan import Accounts, Command, Plan, Report, Storm
-from bench.processes import cpu_s, rss_bytes
+from bench.processes import cpu_s, idle_s, rss_bytes
 from bench.publish import Publication, Published
 from bench.results import Sample
 from bench.servers import Server, run_broker, run_peer
 from bench.workloads import CodecName, Transport, Workload
 from feeds.simulated import generate_names
-
-#: Everything but connecting and settling, which take what they take, is over within this of its time.
-SLACK_S = 60.0
-#: Who came and who goes is told apart from what the sessions cost at rest.
-IDLE_PROGRESS_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +31,7 @@ class Target:
     Attributes:
         url: of a broker that runs already; empty: a broker of our own, or the peer.
         pid: of that broker's process, where it is on this machine.
-        transport, codec: ``None``: as the workload's groups say.
+        transport, codec, rate: ``None``: as the workload says.
     """
 
     name: str
@@ -45,6 +41,7 @@ class Target:
     peer: Peer | None = None
     transport: Transport | None = None
     codec: CodecName | None = None
+    rate: float | None = None
     is_tls: bool = False
 
     def fit(self, workload: Workload) -> Workload:
@@ -53,7 +50,7 @@ class Target:
             replace(group, transport=self.transport or group.transport, codec=self.codec or group.codec)
             for group in workload.groups
         )
-        return replace(workload, groups=groups)
+        return replace(workload, groups=groups, ticks_per_second=self.rate or workload.ticks_per_second)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +72,9 @@ class Round:
     Attributes:
         ages: of the ticks that came while it was measured.
         idle_bytes, memory_bytes: of the server before anybody connected, and at the end.
-        fed: ticks that the broker took in meanwhile; 0 if that can't be known.
-        publisher_busy, behind_s: of a peer's publisher: share of time at work, and how late it was at its end.
+        fed_per_s: ticks that the broker took in, or that were published to the peer.
+        machine_idle: share of the machine's time that nobody used.
+        publisher_busy: share of its time that a peer's publisher was at work.
     """
 
     ages: Histogram = field(default_factory=Histogram)
@@ -89,14 +87,14 @@ class Round:
     memory_bytes: int = 0
     sessions: int = 0
     busy: float = 0.0
-    fed: int = 0
+    fed_per_s: float = 0.0
+    machine_idle: float = 0.0
     connect_s: float = 0.0
     accounts: Accounts = field(default_factory=Accounts)
     storm: Storm | None = None
     samples: list[Sample] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    publisher_busy: float = 0.0
-    behind_s: float = 0.0
+    publisher_busy: float | None = None
 
 
 async def measure(target: Target, conditions: Conditions) -> Round:
@@ -228,6 +226,7 @@ class _Measurement:
     async def _measure(self) -> None:
         self._say("measuring")
         fed = await self._fed()
+        idle = idle_s()
         await self._tell_all(Command("measure"))
         began, cpu = time.perf_counter(), self._cpu()
         last_at, last_cpu = began, cpu
@@ -243,7 +242,8 @@ class _Measurement:
         if self._server.pid is not None:
             self._round.cpu_s = self._cpu() - cpu
         self._round.took_s = took
-        self._round.fed = await self._fed() - fed
+        self._round.machine_idle = (idle_s() - idle) / took / (os.cpu_count() or 1)
+        self._round.fed_per_s = (await self._fed() - fed) / took
         await self._tell_all(Command("stop"))
         seconds = await self._hear_progress()
         self._round.memory_bytes = self._memory()
@@ -302,7 +302,8 @@ class _Measurement:
             return {}
         await self._publisher.tell(Command("stop"))
         published = await self._publisher.hear()
-        self._round.publisher_busy, self._round.behind_s = published.busy, published.behind_s
+        self._round.publisher_busy = published.busy
+        self._round.fed_per_s = sum(published.ticks.values()) / published.took_s
         return published.ticks
 
     def _note_storm(self, report: Report) -> None:

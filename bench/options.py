@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import cast, get_args
 from urllib.parse import urlsplit
@@ -14,7 +14,9 @@ from bench.measure import Target
 from bench.peers import PEERS
 from bench.results import Missing
 from bench.run import Settings
+from bench.thresholds import ThresholdError, parse
 from bench.workloads import WORKLOADS, Ages, Changes, CodecName, Transport, Workload, change
+from feeds.simulated import MOST_TICKS_PER_SECOND
 
 TRANSPORTS: tuple[str, ...] = get_args(Transport)
 CODECS: tuple[str, ...] = get_args(CodecName)
@@ -42,7 +44,7 @@ class Options:
     subscribers: int | None = None
     symbols: int | None = None
     symbols_each: int | None = None
-    rate: float | None = None
+    rates: Sequence[str] = ()
     mode: str | None = None
     queue: int | None = None
     stalled: float | None = None
@@ -57,8 +59,12 @@ def settings_of(options: Options, *, command: Sequence[str], on_progress: Callab
     workload = _workload(options)
     targets = _broker_targets(options, workload)
     peers, missing = _peer_targets(options, workload)
-    targets += peers
+    targets = _at_rates(targets + peers, options.rates)
     _check_numbers(options)
+    try:
+        thresholds = [parse(text) for text in options.thresholds]
+    except ThresholdError as exc:
+        raise UsageError(f"--threshold: {exc}") from None
     rounds = options.rounds or (2 if len(targets) > 1 else 1)
     return Settings(
         workload=workload,
@@ -67,6 +73,7 @@ def settings_of(options: Options, *, command: Sequence[str], on_progress: Callab
         seed=options.seed,
         clients=options.clients,
         rounds=rounds,
+        thresholds=thresholds,
         command=command,
         on_progress=on_progress,
     )
@@ -93,7 +100,6 @@ def _workload(options: Options) -> Workload:
         subscribers=options.subscribers,
         symbols=options.symbols,
         symbols_each=options.symbols_each,
-        rate=options.rate,
         mode=options.mode,
         queue=options.queue,
         stalled=options.stalled,
@@ -159,11 +165,29 @@ def _broker_targets(options: Options, workload: Workload) -> list[Target]:
 def _with_tls(targets: list[Target], is_tls: bool) -> list[Target]:
     if not is_tls:
         return targets
-    from dataclasses import replace
-
     return targets + [
         replace(target, name=f"{target.name}+tls", title=f"{target.title}, TLS", is_tls=True)
         for target in targets
+    ]
+
+
+def _at_rates(targets: list[Target], given: Sequence[str]) -> list[Target]:
+    """Return the targets at one rate of ticks, or each of them at several."""
+    rates = []
+    for text in given:
+        try:
+            rate = float(text.replace("_", ""))
+        except ValueError:
+            rate = 0.0
+        if not 1 <= rate <= MOST_TICKS_PER_SECOND:
+            raise UsageError(f"--rate: {text!r} is not a number from 1 to {MOST_TICKS_PER_SECOND}")
+        rates.append(rate)
+    if rates and any(target.url for target in targets):
+        raise UsageError("--rate: goes with a broker of our own; that at --url has its own feed")
+    if len(rates) < 2:
+        return [replace(target, rate=rate) for target in targets for rate in rates] or targets
+    return [
+        replace(target, name=f"{target.name}@{rate:g}", rate=rate) for target in targets for rate in rates
     ]
 
 

@@ -75,6 +75,12 @@ def rss_bytes(pid: int) -> int:
     return total
 
 
+def idle_s() -> float:
+    """Return the seconds that the machine's cores were idle since it started, added up."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    return int(fields[4]) / _TICKS_PER_S
+
+
 def free_ports(count: int) -> list[int]:
     """Return ports of loopback that nobody listens on now; whoever is quick could still take one."""
     sockets = [socket.socket() for _ in range(count)]

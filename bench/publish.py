@@ -39,12 +39,16 @@ class Publication(Struct, frozen=True):
 
 
 class Published(Struct):
-    """What the publisher says: ``ready``, and at its end ``published`` with how many of each symbol."""
+    """What the publisher says: ``ready``, and at its end ``published`` with how many of each symbol.
+
+    Attributes:
+        busy: share of its time that it was at work.
+    """
 
     event: str
     ticks: dict[str, int] = {}
     busy: float = 0.0
-    behind_s: float = 0.0
+    took_s: float = 0.0
 
 
 def main() -> None:
@@ -84,7 +88,7 @@ def main() -> None:
             time.sleep(pause)
             idle_s += pause
     took = time.perf_counter() - began
-    say(Published("published", dict(counts), max(0.0, 1 - idle_s / took), took - index * gap_s))
+    say(Published("published", dict(counts), max(0.0, 1 - idle_s / took), took))
 
 
 def _make(publication: Publication) -> list[tuple[str, bytes, bytes]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,11 +14,17 @@ from bench.plan import Accounts
 from bench.processes import machine
 from bench.results import Missing, Run, Sample, Subject
 from bench.servers import make_certificate
+from bench.thresholds import Threshold
 from bench.workloads import Workload
 from broker import __version__
 
 #: A client that worked for more than this share of its time is itself what is measured.
 BUSY = 0.9
+#: A machine with less to spare is the limit of what runs on it.
+IDLE = 0.03
+#: Less than this part of the schedule means that a server did not keep up; so does a median age above this.
+KEPT = 0.98
+BEHIND_MS = 250.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +37,7 @@ class Settings:
     seed: int
     clients: int
     rounds: int
+    thresholds: Sequence[Threshold]
     command: Sequence[str]
     on_progress: Callable[[str], None]
 
@@ -57,7 +64,9 @@ async def run(settings: Settings) -> Run:
                     on_progress=_prefixed(settings, number),
                 )
                 rounds[target.name].append(await measure(target, conditions))
-    subjects = [summarize(target, settings.workload, rounds[target.name]) for target in settings.targets]
+    subjects = [
+        summarize(target, target.fit(settings.workload), rounds[target.name]) for target in settings.targets
+    ]
     return Run(
         tapecast=__version__,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -69,6 +78,7 @@ async def run(settings: Settings) -> Run:
         rounds=settings.rounds,
         subjects=subjects,
         missing=list(settings.missing),
+        thresholds=[threshold.judge(subjects) for threshold in settings.thresholds],
         notes=_notes(settings, subjects),
     )
 
@@ -120,9 +130,9 @@ def _figures(
         "evictions": accounts.evicted,
         "client_busy": max(one.busy for one in rounds),
         "connect_s": max(one.connect_s for one in rounds),
+        "fed_per_s": sum(one.fed_per_s * one.took_s for one in rounds) / took,
+        "machine_idle": sum(one.machine_idle * one.took_s for one in rounds) / took,
     }
-    if workload.is_paced and workload.kind == "steady":
-        figures["offered_per_s"] = workload.offered_per_s
     if frames := sum(one.frames for one in rounds):
         figures["frames_per_s"] = frames / took
     if ages.total:
@@ -138,9 +148,9 @@ def _figures(
             figures["deliveries_per_cpu_s"] = ticks / max(sum(cpu), 0.01)
     if is_peer:
         figures["lost"] = accounts.lost
+        figures["publisher_busy"] = max(one.publisher_busy or 0.0 for one in rounds)
     else:
         figures |= {"conflated": accounts.conflated, "dropped": accounts.dropped}
-        figures["fed_per_s"] = sum(one.fed for one in rounds) / took
     storms = [one.storm for one in rounds if one.storm is not None]
     if storms:
         figures["resume_s"] = max(storm.resume_s for storm in storms)
@@ -167,24 +177,23 @@ def _problems(rounds: Sequence[Round], accounts: Accounts) -> list[str]:
 def _notes(settings: Settings, subjects: Sequence[Subject]) -> list[str]:
     """Say what a reader has to know before believing a number."""
     notes = []
-    for subject in subjects:
-        busy = subject.figures["client_busy"]
+    for target, subject in zip(settings.targets, subjects, strict=True):
+        workload = target.fit(settings.workload)
+        busy, idle = subject.figures["client_busy"], subject.figures["machine_idle"]
         if busy > BUSY:
             notes.append(
-                f"{subject.name}: the load client was busy for {busy:.0%} of the time: it is itself what is measured. "
-                "Use --clients 2, or a smaller workload."
+                f"{subject.name}: the load client was busy for {busy:.0%} of the time: it is itself what is "
+                "measured. Use --clients 2, or a smaller workload."
             )
-        offered = subject.figures.get("offered_per_s", 0)
-        kept = subject.figures.get("conflated", 0) == 0
-        if offered and kept and subject.figures["deliveries_per_s"] < 0.97 * offered:
+        if idle < IDLE:
             notes.append(
-                f"{subject.name}: fell behind the schedule; its ages are those of an overloaded server."
+                f"{subject.name}: {idle:.0%} of the machine was idle: it is the limit, and ages show that."
             )
+        rate, fed = workload.ticks_per_second, subject.figures["fed_per_s"]
+        if workload.is_paced and not target.url and fed < KEPT * rate:
+            notes.append(f"{subject.name}: {fed:,.0f} of {rate:,.0f} ticks/s came in: it fell behind.")
+        if subject.figures.get("age_p50", 0) > BEHIND_MS and workload.is_paced:
+            notes.append(f"{subject.name}: half of all ticks were over {BEHIND_MS:g} ms old: it fell behind.")
     if not settings.workload.is_paced:
         notes.append("Ticks came as fast as they were taken: an age counts from when its tick was made.")
     return notes
-
-
-def with_workload(settings: Settings, workload: Workload) -> Settings:
-    """Return the settings with another workload."""
-    return replace(settings, workload=workload)

@@ -9,8 +9,8 @@ from bench.results import Run, Subject
 
 #: In the order of the screen.
 _ROWS = (
+    ("fed_per_s", "ticks/s in"),
     ("deliveries_per_s", "deliveries/s"),
-    ("offered_per_s", "  asked for"),
     ("deliveries_per_cpu_s", "deliveries per CPU-s"),
     ("mb_per_s", "MB/s"),
     ("age_p50", "age p50, ms"),
@@ -30,7 +30,20 @@ _ROWS = (
     ("memory_per_session_kib", "  per session, KiB"),
     ("memory_growth_mb_per_h", "  growth, MB/h"),
     ("client_busy", "load client busy"),
+    ("publisher_busy", "publisher busy"),
+    ("machine_idle", "machine idle"),
 )
+#: Of the table with a row for each server: the figure, what stands above it, and how wide.
+_COLUMNS = (
+    ("deliveries_per_s", "deliveries/s", 14),
+    ("age_p50", "p50 ms", 10),
+    ("age_p99", "p99 ms", 10),
+    ("cpu_cores", "cores", 8),
+    ("memory_mb", "MB", 9),
+    ("client_busy", "client", 8),
+    ("deliveries_per_cpu_s", "per CPU-s", 13),
+)
+MOST_COLUMNS = 5
 _LABEL, _COLUMN = 22, 14
 
 
@@ -47,7 +60,7 @@ def render(run: Run) -> str:
         f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb:g} GB; {machine.kernel}; {machine.python}",
         "",
     ]
-    lines += _table(run.subjects)
+    lines += _table(run.subjects) if len(run.subjects) <= MOST_COLUMNS else _list(run.subjects)
     lines += [f"{missing.name}: not run: {missing.reason}" for missing in run.missing]
     lines += ["", *_accounts(run)]
     lines += [f"note: {note}" for note in run.notes]
@@ -69,6 +82,21 @@ def _table(subjects: Sequence[Subject]) -> list[str]:
         ratios = [subject.figures.get("deliveries_per_cpu_s") for subject in subjects]
         shown = [f"{ratio / first:.2f} x" if ratio else "-" for ratio in ratios]
         lines.append("  relative".ljust(_LABEL) + "".join(text.rjust(width) for text in shown))
+    return lines
+
+
+def _list(subjects: Sequence[Subject]) -> list[str]:
+    """Return a row for each server, where columns would not fit."""
+    first = subjects[0].figures.get("deliveries_per_cpu_s")
+    wide = max(len(subject.name) for subject in subjects)
+    lines = [
+        "".ljust(wide) + "".join(label.rjust(width) for _, label, width in _COLUMNS) + "relative".rjust(10)
+    ]
+    for subject in subjects:
+        cells = "".join(show(name, subject.figures.get(name)).rjust(width) for name, _, width in _COLUMNS)
+        ratio = subject.figures.get("deliveries_per_cpu_s")
+        shown = f"{ratio / first:.2f} x" if ratio and first else "-"
+        lines.append(subject.name.ljust(wide) + cells + shown.rjust(10))
     return lines
 
 

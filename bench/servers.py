@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -74,7 +74,8 @@ async def run_broker(
     argv = [sys.executable, "-m", "broker", "serve", "--config", str(config)]
     async with run_process(argv, log) as process:
         url = urlsplit(await _announced_url(process, log))
-        assert url.hostname is not None and url.port is not None
+        assert url.hostname is not None
+        assert url.port is not None
         yield Server(
             host=url.hostname,
             port=url.port,
@@ -88,11 +89,21 @@ async def _announced_url(process: trio.Process, log: Path) -> str:
     """Wait until the broker logs where it listens."""
     with trio.move_on_after(START_S):
         while process.returncode is None:
-            for line in log.read_text().splitlines():
-                if '"event":"listening"' in line or '"event": "listening"' in line:
-                    return str(json.loads(line)["url"])
+            url = _listening_at(log)
+            if url:
+                return url
             await trio.sleep(0.02)
     raise StartError(f"the broker did not start: {_end_of(log)}")
+
+
+def _listening_at(log: Path) -> str:
+    """Return what a broker's log says of where it listens, empty if it does not yet."""
+    for line in log.read_text().splitlines():
+        with suppress(json.JSONDecodeError):
+            event = json.loads(line)
+            if event.get("event") == "listening":
+                return str(event["url"])
+    return ""
 
 
 @asynccontextmanager

@@ -56,6 +56,11 @@ class Walk:
         #: A header that was cut, or a ping up to its end.
         self._head = b""
 
+    @property
+    def is_between_frames(self) -> bool:
+        """Whether what was read ends where a frame does."""
+        return not self._skip and not self._head
+
     def read(self, data: bytes) -> list[bytes]:
         """Walk over what was read; return the payloads of the pings that ended in it."""
         length = len(data)

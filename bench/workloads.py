@@ -69,17 +69,6 @@ class Workload:
         """How many there are in all groups."""
         return sum(group.subscribers for group in self.groups)
 
-    @property
-    def offered_per_s(self) -> float:
-        """Deliveries a second that the schedule asks for, on average over what the seed may draw."""
-        if self.kind == "idle":
-            return 0.0
-        per_channel = self.ticks_per_second / len(self.channels)
-        return sum(
-            per_channel * group.subscribers * (group.symbols_each or self.symbols) / self.symbols
-            for group in self.groups
-        )
-
 
 def _mixed() -> tuple[Group, ...]:
     """Return W8's groups: each transport, codec and mode, in shares that a public deployment may have."""
@@ -185,7 +174,6 @@ class Changes:
     subscribers: int | None = None
     symbols: int | None = None
     symbols_each: int | None = None
-    rate: float | None = None
     mode: str | None = None
     queue: int | None = None
     stalled: float | None = None
@@ -212,7 +200,6 @@ def change(workload: Workload, changes: Changes) -> Workload:
         workload,
         groups=groups,
         symbols=symbols,
-        ticks_per_second=_or(changes.rate, workload.ticks_per_second),
         ages=_or(changes.ages, workload.ages),
         warmup_s=_or(changes.warmup_s, workload.warmup_s),
         duration_s=_or(changes.duration_s, workload.duration_s),
@@ -229,7 +216,6 @@ def _check(changes: Changes) -> None:
         ("--subscribers", changes.subscribers, 1, 1_000_000),
         ("--symbols", changes.symbols, 1, 100_000),
         ("--symbols-each", changes.symbols_each, 0, 100_000),
-        ("--rate", changes.rate, 1, 100_000),
         ("--queue", changes.queue, 1, 10_000_000),
         ("--stalled", changes.stalled, 0, 1),
         ("--warmup", changes.warmup_s, 0, 3600),

@@ -51,10 +51,12 @@ class Peer:
     Attributes:
         name: as ``--peer`` has it.
         title: for the report.
+        pings: whether it sends WebSocket pings; to find and answer them costs the load client a look at each frame.
     """
 
     name: str
     title: str
+    pings = True
 
     def missing(self) -> str | None:
         """Return why it can't be run on this machine, and how to install it; ``None`` if it can."""

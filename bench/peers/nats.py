@@ -1,7 +1,8 @@
 """nats-server with its WebSocket listener, as its documentation configures it.
 
 Source: https://docs.nats.io/running-a-nats-service/configuration/websocket and
-https://docs.nats.io/reference/reference-protocols/nats-protocol, read for version 2.9. Compression is off, as it is by default.
+https://docs.nats.io/reference/reference-protocols/nats-protocol, read for version 2.9. Compression is off, as
+it is by default.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class Nats(Peer):
 
     name = "nats"
     title = "nats-server, WebSocket"
+    #: It has pings of its own, in its protocol; see the interval below.
+    pings = False
 
     def missing(self) -> str | None:
         return (

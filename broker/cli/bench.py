@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -53,7 +53,9 @@ def bench(
     subscribers: Annotated[int | None, Parameter(help="How many in all.")] = None,
     symbols: Annotated[int | None, Parameter(help="Of the simulated market.")] = None,
     symbols_each: Annotated[int | None, Parameter(help="That each subscriber asks for; 0: all.")] = None,
-    rate: Annotated[float | None, Parameter(help="Ticks a second that come in.")] = None,
+    rate: Annotated[
+        list[str] | None, Parameter(negative="", help="Ticks a second that come in; several are swept.")
+    ] = None,
     mode: Annotated[Literal["latest", "every"] | None, Parameter(help="Of the delivery.")] = None,
     queue: Annotated[int | None, Parameter(help="Of the delivery, in ticks.")] = None,
     stalled: Annotated[
@@ -90,7 +92,7 @@ def bench(
         subscribers=subscribers,
         symbols=symbols,
         symbols_each=symbols_each,
-        rate=rate,
+        rates=_split(rate),
         mode=mode,
         queue=queue,
         stalled=stalled,
@@ -104,7 +106,23 @@ def bench(
     except UsageError as exc:
         exits.complain(f"bench: {exc}")
         return exits.USAGE
-    return _finish(settings, options.thresholds, out)
+    if out is not None and not out.parent.is_dir():
+        exits.complain(f"bench: --out: there is no folder {str(out.parent)!r}")
+        return exits.USAGE
+    return _run(settings, out)
+
+
+@bench_app.command(name="compare")
+def compare_runs(old: Path, new: Path) -> int:
+    """Hold one run.json against another, figure by figure."""
+    from bench.compare import compare
+    from bench.results import UnreadableError, read
+
+    try:
+        print(compare(read(old), read(new)))
+    except UnreadableError as exc:
+        raise exits.Failed(str(exc)) from None
+    return exits.OK
 
 
 def _split(names: list[str] | None) -> list[str]:
@@ -128,10 +146,11 @@ def _progress() -> Callable[[str], None]:
     return show
 
 
-def _finish(settings: Settings, thresholds: Sequence[str], out: Path | None) -> int:
+def _run(settings: Settings, out: Path | None) -> int:
     import trio
 
     from bench.children import ChildError
+    from bench.files import write_all
     from bench.run import run
     from bench.screen import render
     from bench.servers import StartError
@@ -143,4 +162,9 @@ def _finish(settings: Settings, thresholds: Sequence[str], out: Path | None) -> 
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     print(render(result), flush=True)
-    return exits.OK if result.is_accounted else exits.FAILURE
+    if out is not None:
+        written = ", ".join(str(path) for path in write_all(result, out))
+        print(f"written: {written}")
+    if not result.is_accounted:
+        return exits.FAILURE
+    return exits.OK if all(judgement.is_met for judgement in result.thresholds) else MISSED
