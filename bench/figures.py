@@ -45,6 +45,7 @@ _ALL = (
     Figure("lost", "ticks", "of a peer: published and not received", "lower"),
     Figure("evictions", "sessions", "closed as too slow", None),
     Figure("client_busy", "", "share of its time that the busiest load client worked", None),
+    Figure("client_cpu_cores", "cores", "CPU time of the load clients per second", None),
     Figure("publisher_busy", "", "share of its time that the publisher for a peer worked", None),
     Figure("machine_idle", "", "share of the machine's time that nobody used; near 0 it is the limit", None),
     Figure("connect_s", "s", "until all sessions were live", "lower"),

@@ -42,6 +42,7 @@ class Load:
         self.received = self.reads = 0
         self.idle_s = 0.0
         self.began = time.perf_counter()
+        self._cpu_before = time.process_time()
         self._frames_before = 0
         self._unread = Ages()
         context = _unverified() if plan.is_tls else None
@@ -179,9 +180,17 @@ class Load:
         client.counter.read(client.count, data, time.time_ns(), self._unread if ending else self.ages)
         if client.walk is not None:
             for ping in client.walk.read(data):
-                client.send(frame(ping, PONG))
+                self._answer(client, frame(ping, PONG))
         if ending:
             client.look_for_ledger(data)
+
+    def _answer(self, client: Client, data: bytes) -> None:
+        """Send something in the middle of reading."""
+        client.send(data)
+        if client.state is State.CLOSED:
+            self.drop(client)
+        elif client.unsent:
+            self._watch(client)
 
     def drop(self, client: Client, failure: str = "") -> None:
         """Close a client, and forget its socket."""
@@ -215,6 +224,7 @@ class Load:
         self.received = self.reads = 0
         self.idle_s = 0.0
         self.began = time.perf_counter()
+        self._cpu_before = time.process_time()
 
     def report(self, event: str) -> Report:
         """Return what was counted since `reset`."""
@@ -227,6 +237,7 @@ class Load:
             reads=self.reads,
             frames=self.frames - self._frames_before,
             busy=max(0.0, 1 - self.idle_s / took) if took > 0 else 0.0,
+            cpu=(time.process_time() - self._cpu_before) / took if took > 0 else 0.0,
             took_s=took,
             ages=sorted(self.ages.counts.items()),
             max_ns=self.ages.max_ns,

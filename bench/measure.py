@@ -87,6 +87,7 @@ class Round:
     memory_bytes: int = 0
     sessions: int = 0
     busy: float = 0.0
+    client_cpu: float = 0.0
     fed_per_s: float = 0.0
     machine_idle: float = 0.0
     connect_s: float = 0.0
@@ -145,7 +146,7 @@ class _Measurement:
             self._say("connecting")
             for plan in self._plans(symbols):
                 self._clients.append(await stack.enter_async_context(run_child("bench.worker", plan, Report)))
-            if self._target.peer is not None:
+            if self._target.peer is not None and self._workload.kind != "idle":
                 publication = self._publication(symbols)
                 self._publisher = await stack.enter_async_context(
                     run_child("bench.publish", publication, Published)
@@ -268,6 +269,7 @@ class _Measurement:
             total.received += report.received
             total.frames += report.frames
             total.busy = max(total.busy, report.busy)
+            total.client_cpu += report.cpu
         return all_seconds
 
     def _merge_progress(self, clients: list[list[Report]]) -> None:

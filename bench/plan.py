@@ -60,7 +60,7 @@ class Report(Struct):
             ``waiting`` (only accounts of streams are missing), ``settled``.
         connected: live now.
         ticks, received, reads, frames: since measuring began, or in this second for ``progress``.
-        busy: share of the time that it was at work.
+        busy: share of the time that it was at work, or kept from it by others; ``cpu``: of its own CPU time.
         took_s: what the event took.
         ages: recorded ages (`bench.histogram`), in this second for ``progress``.
     """
@@ -72,6 +72,7 @@ class Report(Struct):
     reads: int = 0
     frames: int = 0
     busy: float = 0.0
+    cpu: float = 0.0
     took_s: float = 0.0
     ages: list[tuple[int, int]] = []
     max_ns: int = 0

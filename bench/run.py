@@ -129,6 +129,7 @@ def _figures(
         "mb_per_s": sum(one.received for one in rounds) / took / 1e6,
         "evictions": accounts.evicted,
         "client_busy": max(one.busy for one in rounds),
+        "client_cpu_cores": sum(one.client_cpu * one.took_s for one in rounds) / took,
         "connect_s": max(one.connect_s for one in rounds),
         "fed_per_s": sum(one.fed_per_s * one.took_s for one in rounds) / took,
         "machine_idle": sum(one.machine_idle * one.took_s for one in rounds) / took,
@@ -174,6 +175,19 @@ def _problems(rounds: Sequence[Round], accounts: Accounts) -> list[str]:
     return problems
 
 
+def _busy_note(subject: Subject, clients: int) -> str:
+    busy, cores = subject.figures["client_busy"], subject.figures["client_cpu_cores"]
+    if cores < 0.7 * clients:
+        return (
+            f"{subject.name}: the load client had work for {busy:.0%} of the time and got {cores:.2f} cores: "
+            "something else uses this machine."
+        )
+    return (
+        f"{subject.name}: the load client was busy for {busy:.0%} of the time: it is itself what is measured. "
+        "Use --clients 2, or a smaller workload."
+    )
+
+
 def _notes(settings: Settings, subjects: Sequence[Subject]) -> list[str]:
     """Say what a reader has to know before believing a number."""
     notes = []
@@ -181,10 +195,7 @@ def _notes(settings: Settings, subjects: Sequence[Subject]) -> list[str]:
         workload = target.fit(settings.workload)
         busy, idle = subject.figures["client_busy"], subject.figures["machine_idle"]
         if busy > BUSY:
-            notes.append(
-                f"{subject.name}: the load client was busy for {busy:.0%} of the time: it is itself what is "
-                "measured. Use --clients 2, or a smaller workload."
-            )
+            notes.append(_busy_note(subject, settings.clients))
         if idle < IDLE:
             notes.append(
                 f"{subject.name}: {idle:.0%} of the machine was idle: it is the limit, and ages show that."

@@ -30,6 +30,7 @@ _ROWS = (
     ("memory_per_session_kib", "  per session, KiB"),
     ("memory_growth_mb_per_h", "  growth, MB/h"),
     ("client_busy", "load client busy"),
+    ("client_cpu_cores", "  its CPU, cores"),
     ("publisher_busy", "publisher busy"),
     ("machine_idle", "machine idle"),
 )

@@ -84,6 +84,7 @@ def _report(load: Load, event: str, total: Report, ages: Histogram) -> None:
     part.ages = sorted(merged.counts.items())
     took = total.took_s + part.took_s
     total.busy = (total.busy * total.took_s + part.busy * part.took_s) / took if took else 0.0
+    total.cpu = (total.cpu * total.took_s + part.cpu * part.took_s) / took if took else 0.0
     total.took_s = took
     total.ticks += part.ticks
     total.received += part.received

@@ -96,3 +96,16 @@ def websocket(host: str, path: str, opening: bytes, ready: bytes, *, subprotocol
     """Return a greeting over WebSocket whose opening is one text message."""
     request = wire.upgrade(host, path, subprotocol)
     return Greeting(request=request, opening=wire.frame(opening) if opening else b"", ready=ready)
+
+
+class LinePeer(Peer):
+    """A server written for this comparison: reads ``symbol tick`` lines, and a list of symbols as subscription."""
+
+    def greeting(self, host: str, group: Group, symbols: Sequence[str]) -> Greeting:
+        """See `Peer.greeting`; ``*`` stands for all symbols."""
+        opening = " ".join(symbols) if group.symbols_each else "*"
+        return websocket(host, "/", opening.encode(), b"subscribed")
+
+    def publish(self, ticks: Iterable[tuple[str, bytes]]) -> bytes:
+        """See `Peer.publish`."""
+        return b"".join(b"%b %b\n" % (sym.encode(), raw) for sym, raw in ticks)
