@@ -19,7 +19,7 @@ from bench.plan import Accounts, Command, Plan, Report, Storm
 from bench.processes import cpu_s, idle_s, rss_bytes
 from bench.publish import Publication, Published
 from bench.results import Sample
-from bench.servers import Server, run_broker, run_peer
+from bench.servers import Server, StartError, run_broker, run_peer
 from bench.workloads import CodecName, Transport, Workload
 from feeds.simulated import generate_names
 
@@ -180,10 +180,13 @@ class _Measurement:
     async def _get(self, path: str) -> dict[str, list[dict[str, object]]]:
         scheme = "https" if self._server.is_tls else "http"
         url = f"{scheme}://{self._server.host}:{self._server.port}{path}"
-        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=10) as client:
-            answer = await client.get(url)
-            answer.raise_for_status()
-            return answer.json()  # type: ignore[no-any-return]
+        try:
+            async with httpx.AsyncClient(trust_env=False, verify=False, timeout=10) as client:
+                answer = await client.get(url)
+                answer.raise_for_status()
+                return answer.json()  # type: ignore[no-any-return]
+        except (httpx.HTTPError, ValueError) as exc:
+            raise StartError(f"no broker answers at {url}: {str(exc) or type(exc).__name__}") from exc
 
     def _plans(self, symbols: Sequence[str]) -> list[Plan]:
         workload, conditions = self._workload, self._conditions

@@ -25,6 +25,8 @@ IDLE = 0.03
 #: Less than this part of the schedule means that a server did not keep up; so does a median age above this.
 KEPT = 0.98
 BEHIND_MS = 250.0
+#: A shorter run says nothing about growth.
+GROWTH_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,11 +154,23 @@ def _figures(
         figures["publisher_busy"] = max(one.publisher_busy or 0.0 for one in rounds)
     else:
         figures |= {"conflated": accounts.conflated, "dropped": accounts.dropped}
+    if cpu and took >= GROWTH_S:
+        figures["memory_growth_mb_per_h"] = _growth([sample for one in rounds for sample in one.samples])
     storms = [one.storm for one in rounds if one.storm is not None]
     if storms:
         figures["resume_s"] = max(storm.resume_s for storm in storms)
         figures["refused"] = sum(storm.refused for storm in storms)
     return figures
+
+
+def _growth(samples: Sequence[Sample]) -> float:
+    """Return the slope of memory over the second half, in MB an hour (least squares)."""
+    half = samples[len(samples) // 2 :]
+    mean_at = sum(sample.at_s for sample in half) / len(half)
+    mean_mb = sum(sample.memory_mb for sample in half) / len(half)
+    spread = sum((sample.at_s - mean_at) ** 2 for sample in half)
+    slope = sum((sample.at_s - mean_at) * (sample.memory_mb - mean_mb) for sample in half)
+    return slope / spread * 3600 if spread else 0.0
 
 
 def _problems(rounds: Sequence[Round], accounts: Accounts) -> list[str]:

@@ -112,6 +112,25 @@ def bench(
     return _run(settings, out)
 
 
+@bench_app.command
+def micro(
+    *,
+    seconds: Annotated[float, Parameter(help="For all of them together.")] = 5.0,
+    as_json: Annotated[bool, Parameter("--json", negative="", help="As JSON.")] = False,
+) -> int:
+    """Measure the parts of the hot path without I/O: mailbox, conflation, tape, codecs, framing."""
+    import msgspec
+
+    from bench.micro import render, run
+
+    if not 0 < seconds <= 3600:
+        exits.complain(f"bench micro: --seconds: {seconds:g} is not above 0 and up to 3600")
+        return exits.USAGE
+    costs = list(run(seconds))
+    print(msgspec.json.encode(costs).decode() if as_json else render(costs))
+    return exits.OK
+
+
 @bench_app.command(name="compare")
 def compare_runs(old: Path, new: Path) -> int:
     """Hold one run.json against another, figure by figure."""
