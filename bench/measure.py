@@ -322,15 +322,23 @@ class _Measurement:
         self._round.failures += report.failures
 
     async def _settle(self) -> None:
-        """Collect the accounts; a broker of ours drains once only streams are missing theirs."""
+        """Collect the accounts; a broker of ours drains once nothing but streams is missing theirs."""
         waiting = 0
-        for client in self._clients:
-            while (report := await client.hear()).event != "settled":
-                waiting += report.event == "waiting"
-                if waiting == len(self._clients) and self._server.stop is not None:
-                    self._server.stop()
+
+        async def collect(client: Child[Report]) -> None:
+            nonlocal waiting
+            report = await client.hear()
+            waiting += 1
+            if waiting == len(self._clients) and self._server.stop is not None:
+                self._server.stop()
+            if report.event == "waiting":
+                report = await client.hear()
             assert report.accounts is not None
             self._round.accounts.add(report.accounts)
+
+        async with trio.open_nursery() as nursery:
+            for client in self._clients:
+                nursery.start_soon(collect, client)
 
     async def _tell_all(self, command: Command) -> None:
         for client in self._clients:
