@@ -10,6 +10,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from bench import wire
+from bench.audit import Recording
 from bench.counting import Ages, Count, Counter
 from bench.peers.base import Greeting
 from bench.workloads import Group
@@ -42,7 +43,7 @@ class Client:
         failure: why it never became live, or was closed; empty if neither.
         was_evicted: whether the broker said that it was too slow.
         last: what it read last.
-        kept: everything it reads from its opening on, if that is to be looked through at the end.
+        recording: what it reads from its opening on, if that is to be looked through at the end.
         ledger: the broker's account, once it came; ``at_ledger``: ticks counted up to there.
     """
 
@@ -57,9 +58,9 @@ class Client:
         "greeting",
         "group",
         "is_stalled",
-        "kept",
         "last",
         "ledger",
+        "recording",
         "recv",
         "sock",
         "state",
@@ -90,7 +91,7 @@ class Client:
         self.failure = ""
         self.was_evicted = False
         self.last = b""
-        self.kept: list[bytes] | None = None
+        self.recording: Recording | None = None
         self.ledger: dict[str, int] | None = None
         self.at_ledger = 0
         self.unsent = b""

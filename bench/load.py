@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from bench import tapecast
+from bench.audit import AUDITED, Recording
 from bench.client import READ_BYTES, Client, State
 from bench.counting import Ages, open_counter
 from bench.peers import PEERS
@@ -58,7 +59,7 @@ class Load:
             greeting = PEERS[plan.peer].greeting(host, group, symbols)
         else:
             greeting = tapecast.greeting(host, group, symbols)
-        return Client(
+        client = Client(
             group,
             symbols,
             greeting,
@@ -67,6 +68,10 @@ class Load:
             tls=tls,
             walks=group.transport == "ws" and (not plan.peer or PEERS[plan.peer].pings),
         )
+        # The last ones of a group: the first may be stalled.
+        if not plan.peer and number >= group.subscribers - AUDITED:
+            client.recording = Recording()
+        return client
 
     # ── connecting ───────────────────────────────────────────────────────────────────────────────
 
@@ -174,8 +179,8 @@ class Load:
         self.reads += 1
         self.received += len(data)
         client.last = data
-        if client.kept is not None:
-            client.kept.append(data)
+        if client.recording is not None:
+            client.recording.add(data)
         ending = client.state is State.ENDING
         client.counter.read(client.count, data, time.time_ns(), self._unread if ending else self.ages)
         if client.walk is not None:

@@ -90,6 +90,7 @@ class Accounts(Struct):
         unseen: there was none, because the session was evicted before.
         evicted, closed: sessions that ended early, as too slow or otherwise.
         lost: for a peer: ticks that were published and did not arrive.
+        audited: accounts that were held against every tick, decoded (`bench.audit`).
         details: of the first few that are wrong.
     """
 
@@ -104,6 +105,7 @@ class Accounts(Struct):
     dropped: int = 0
     pending: int = 0
     lost: int = 0
+    audited: int = 0
     details: list[str] = []
 
     def add(self, other: Accounts) -> None:

@@ -120,7 +120,7 @@ def _accounts(run: Run) -> list[str]:
         if subject.kind == "peer":
             text = f"{accounts.exact} subscribers got all that was published, {accounts.lost:,} ticks lost"
         else:
-            text = f"{accounts.exact} accounts exact to the tick"
+            text = f"{accounts.exact} accounts exact to the tick ({accounts.audited} audited tick by tick)"
             if accounts.unseen:
                 text += f", {accounts.unseen} evicted sessions took theirs along"
             text += f"; offered {accounts.offered:,} = delivered {accounts.delivered:,} + conflated "

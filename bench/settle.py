@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 
 from bench import tapecast
+from bench.audit import audit
 from bench.client import Client, State
 from bench.load import Load
 from bench.plan import Accounts
+from broker.core.conflation import REPLACEABLE
 
 #: How long the accounts may take; longer than the broker's heartbeats are apart (10 s by default).
 SETTLE_S = 20.0
@@ -65,11 +67,24 @@ def _judge(client: Client, accounts: Accounts) -> None:
         setattr(accounts, name, getattr(accounts, name) + ledger.get(name, 0))
     if client.was_evicted:
         accounts.evicted += 1
+    for problem in _audit(client, accounts)[:3]:
+        _blame(accounts, problem)
+        return
     adds_up = ledger.get("offered") == sum(ledger.get(name, 0) for name in _PARTS)
     if adds_up and ledger.get("delivered") == client.at_ledger:
         accounts.exact += 1
     else:
         _blame(accounts, f"{client.at_ledger} ticks counted, but the account is {ledger}")
+
+
+def _audit(client: Client, accounts: Accounts) -> list[str]:
+    """Check a subscriber tick by tick, if all that it read was kept."""
+    if client.recording is None:
+        return []
+    accounts.audited += 1
+    group = client.group
+    mode = group.mode or ("latest" if group.channel in REPLACEABLE else "every")
+    return audit(client.recording, group.transport, group.codec, is_every=mode == "every")
 
 
 def _blame(accounts: Accounts, text: str) -> None:

@@ -9,6 +9,7 @@ import re
 import time
 
 from bench import tapecast
+from bench.audit import Recording
 from bench.client import Client, State
 from bench.load import Load
 from bench.plan import Report, Storm
@@ -26,7 +27,7 @@ def storm(load: Load) -> Report:
     host = f"{load.plan.host}:{load.plan.port}"
     for client, (cursor, _) in ends.items():
         client.greeting = tapecast.greeting(host, client.group, client.symbols, cursor)
-        client.kept = []
+        client.recording = Recording()
     began = time.perf_counter()
     failures = load.connect(list(ends))
     result = Storm(resume_s=time.perf_counter() - began, refused=len(failures))
@@ -34,8 +35,7 @@ def storm(load: Load) -> Report:
     while time.perf_counter() < until and not all(map(_has_tick, ends)):
         load.turn(0.05)
     for client, (_, seq) in ends.items():
-        data = b"".join(client.kept or ())
-        client.kept = None
+        data = b"" if client.recording is None else client.recording.data
         result.gaps += data.count(_GAP)
         first = _SEQ.search(data)
         if client.state is State.LIVE and (first is None or int(first[1]) != seq + 1):
@@ -68,4 +68,4 @@ def _position(client: Client) -> tuple[str, int] | None:
 
 
 def _has_tick(client: Client) -> bool:
-    return client.state is not State.LIVE or any(b'"seq":' in data for data in client.kept or ())
+    return client.state is not State.LIVE or b'"seq":' in client.last

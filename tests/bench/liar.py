@@ -25,6 +25,12 @@ def double_a_tick(message: dict[str, Any]) -> None:
         message["data"].insert(0, message["data"][0])
 
 
+def swap_a_tick(message: dict[str, Any]) -> None:
+    """Send a tick twice and another not at all, so that the count is right."""
+    if message["type"] == "update" and len(message["data"]) > 1:
+        message["data"][0] = message["data"][1]
+
+
 def hide_a_drop(message: dict[str, Any]) -> None:
     """Count one more as offered in the final account than it adds up to."""
     if message["type"] == "ack" and message.get("ledger"):

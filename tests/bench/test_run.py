@@ -14,7 +14,7 @@ from bench.run import run
 from bench.servers import Server, run_broker
 from bench.workloads import WORKLOADS
 from broker.cli.main import main
-from tests.bench.liar import Lie, double_a_tick, hide_a_drop, lose_a_tick, open_liar
+from tests.bench.liar import Lie, double_a_tick, hide_a_drop, lose_a_tick, open_liar, swap_a_tick
 
 #: As much of a workload as says whether it works.
 TINY: dict[str, Any] = {"duration": "300ms", "warmup": "100ms", "rounds": 1}
@@ -89,7 +89,7 @@ def broker(folder: Path) -> Any:
     return run_broker(workload, folder, seed=1, certificate=None)
 
 
-@pytest.mark.parametrize("lie", [lose_a_tick, double_a_tick, hide_a_drop])
+@pytest.mark.parametrize("lie", [lose_a_tick, double_a_tick, swap_a_tick, hide_a_drop])
 async def test_a_broker_that_lies_fails_the_run(tmp_path: Path, lie: Lie) -> None:
     server: Server
     async with broker(tmp_path) as server, open_liar(server.host, server.port, lie) as port:
