@@ -162,6 +162,20 @@ async def test_ticks_carry_the_time_at_which_they_were_made(
         assert tick.ts == tick.rts == EPOCH_NS + round(at * 1e9)
 
 
+@pytest.mark.parametrize("rate", [20, 5000])
+async def test_due_ticks_carry_the_time_at_which_they_should_have_been_made(
+    rate: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    given = options(ticks_per_second=rate, symbols=5, stamp="due")
+    # The broker is busy for half a second: what is made late was due before.
+    ticks = timed(await listen(given, 4, Listener([0.0, 0.0, 0.0, 0.5])), given)
+    dues = [tick.ts for _, tick in ticks]
+    gaps = {after - before for before, after in pairwise(dues)}
+    assert max(abs(gap - 1e9 / rate) for gap in gaps) <= 1000
+    assert all(tick.ts <= tick.rts == EPOCH_NS + round(at * 1e9) for at, tick in ticks)
+    assert max(tick.rts - tick.ts for _, tick in ticks) > 400_000_000
+
+
 # --- the opening ------------------------------------------------------------------------------------
 
 
