@@ -32,14 +32,15 @@ class Load:
 
     Attributes:
         clients: all of them, in the order in which they connect.
-        busy_s: time spent at work since `reset`.
+        received, reads: bytes, and how often something was read, since `reset`.
+        idle_s: time spent waiting since `reset`.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.selector = selectors.DefaultSelector()
         self.ages = Ages()
-        self.ticks_before = 0
+        self._ticks_before = 0
         self.received = self.reads = 0
         self.idle_s = 0.0
         self.began = time.perf_counter()
@@ -225,7 +226,7 @@ class Load:
         """Begin to count anew."""
         self.ages.counts = {}
         self.ages.max_ns = 0
-        self.ticks_before, self._frames_before = self.ticks, self.frames
+        self._ticks_before, self._frames_before = self.ticks, self.frames
         self.received = self.reads = 0
         self.idle_s = 0.0
         self.began = time.perf_counter()
@@ -237,7 +238,7 @@ class Load:
         return Report(
             event,
             connected=self.connected,
-            ticks=self.ticks - self.ticks_before,
+            ticks=self.ticks - self._ticks_before,
             received=self.received,
             reads=self.reads,
             frames=self.frames - self._frames_before,

@@ -198,7 +198,6 @@ class _Measurement:
                 symbols=list(symbols),
                 peer=self._target.peer.name if self._target.peer else "",
                 is_tls=self._server.is_tls,
-                kind=workload.kind,
                 ages=workload.ages,
                 seed=conditions.seed,
                 share=share,

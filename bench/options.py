@@ -57,9 +57,19 @@ class Options:
 def settings_of(options: Options, *, command: Sequence[str], on_progress: Callable[[str], None]) -> Settings:
     """Return what is to be run. Raises `UsageError`."""
     workload = _workload(options)
+    rates = _rates(options.rates)
+    if rates and options.url:
+        raise UsageError("--rate: goes with a broker of our own; that at --url has its own feed")
+    if rates:
+        # The first of several is the one that peers are asked about.
+        workload = replace(workload, ticks_per_second=rates[0])
     targets = _broker_targets(options, workload)
     peers, missing = _peer_targets(options, workload)
-    targets = _at_rates(targets + peers, options.rates)
+    targets += peers
+    if len(rates) > 1:
+        targets = [
+            replace(target, name=f"{target.name}@{rate:g}", rate=rate) for target in targets for rate in rates
+        ]
     _check_numbers(options)
     try:
         thresholds = [parse(text) for text in options.thresholds]
@@ -171,8 +181,8 @@ def _with_tls(targets: list[Target], is_tls: bool) -> list[Target]:
     ]
 
 
-def _at_rates(targets: list[Target], given: Sequence[str]) -> list[Target]:
-    """Return the targets at one rate of ticks, or each of them at several."""
+def _rates(given: Sequence[str]) -> list[float]:
+    """Return the rates of ticks that were asked for."""
     rates = []
     for text in given:
         try:
@@ -182,13 +192,7 @@ def _at_rates(targets: list[Target], given: Sequence[str]) -> list[Target]:
         if not 1 <= rate <= MOST_TICKS_PER_SECOND:
             raise UsageError(f"--rate: {text!r} is not a number from 1 to {MOST_TICKS_PER_SECOND}")
         rates.append(rate)
-    if rates and any(target.url for target in targets):
-        raise UsageError("--rate: goes with a broker of our own; that at --url has its own feed")
-    if len(rates) < 2:
-        return [replace(target, rate=rate) for target in targets for rate in rates] or targets
-    return [
-        replace(target, name=f"{target.name}@{rate:g}", rate=rate) for target in targets for rate in rates
-    ]
+    return rates
 
 
 def _peer_targets(options: Options, workload: Workload) -> tuple[list[Target], list[Missing]]:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from bench.workloads import Ages, Group, Kind
+from bench.workloads import Ages, Group
 
 T = TypeVar("T")
 
@@ -31,7 +31,6 @@ class Plan(Struct, frozen=True):
     symbols: list[str]
     peer: str = ""
     is_tls: bool = False
-    kind: Kind = "steady"
     ages: Ages = "ends"
     seed: int = 1
     share: int = 0

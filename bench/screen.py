@@ -54,7 +54,7 @@ def render(run: Run) -> str:
     groups = {(group.transport, group.codec) for group in workload.groups}
     lines = [
         f"{workload.name}  {workload.title}",
-        f"{workload.subscribers} subscribers, {workload.symbols} symbols, {workload.ticks_per_second:,.0f} ticks/s, "
+        f"{workload.subscribers} subscribers, {_ticks(run)}, "
         f"{run.rounds} x {workload.duration_s:g} s after {workload.warmup_s:g} s; seed {run.seed}, "
         f"ages of {'every tick' if workload.ages == 'every' else 'oldest and newest of each read'}"
         + (", mixed transports" if len(groups) > 1 else ""),
@@ -69,6 +69,13 @@ def render(run: Run) -> str:
         value = "not measured" if judgement.value is None else f"{judgement.value:,.4g}"
         lines.append(f"{'met   ' if judgement.is_met else 'MISSED'} {judgement.threshold} (it is {value})")
     return "\n".join(lines)
+
+
+def _ticks(run: Run) -> str:
+    """Say what comes in; a broker that ran already decides that itself."""
+    if any(subject.kind == "url" for subject in run.subjects):
+        return "symbols and ticks as the broker has them"
+    return f"{run.workload.symbols} symbols, {run.workload.ticks_per_second:,.0f} ticks/s"
 
 
 def _table(subjects: Sequence[Subject]) -> list[str]:

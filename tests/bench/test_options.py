@@ -43,7 +43,7 @@ def test_transports_codecs_and_tls_are_measured_side_by_side() -> None:
 
 def test_several_rates_are_a_sweep_of_every_server() -> None:
     assert names(rates=["1000"]) == ["tapecast"]
-    assert settings(rates=["1000"]).targets[0].fit(WORKLOADS["W2"]).ticks_per_second == 1000
+    assert settings(rates=["1000"]).workload.ticks_per_second == 1000
     assert names(rates=["1000", "2000"], peers=["plain"]) == [
         "tapecast@1000", "tapecast@2000", "plain@1000", "plain@2000",
     ]  # fmt: skip
