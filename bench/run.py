@@ -21,7 +21,7 @@ from broker import __version__
 #: A client that worked for more than this share of its time is itself what is measured.
 BUSY = 0.9
 #: A machine with less to spare is the limit of what runs on it.
-IDLE = 0.03
+IDLE = 0.05
 #: Less than this part of the schedule means that a server did not keep up; so does a median age above this.
 KEPT = 0.98
 BEHIND_MS = 250.0
