@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from broker.core.codecs import JSON, MSGPACK, Codec, tick_to_json
-from broker.core.delivery import DeliveryLimits, DeliveryRequest, negotiate
+from broker.core.codecs import JSON, MSGPACK, Codec
+from broker.core.delivery import DeliveryLimits, DeliveryRequest, Mode, negotiate
+from broker.core.encoding import tick_to_json
 from broker.core.framing import WEBSOCKET_TEXT, Framing, NdjsonFraming, SseFraming
-from broker.core.mailbox import open_mailbox
+from broker.core.mailbox import Mailbox
 from broker.core.tape import Entry, HistoryLimits, Tape
-from broker.core.ticks import Tick
+from broker.core.ticks import Channel, Tick
 from broker.core.topics import Topics
 from feeds._market import Market
 from feeds.simulated import generate_names
@@ -30,6 +31,7 @@ WRITE = 20
 #: Messages of one call.
 MESSAGES = 50
 _SYMBOLS = 100
+_FEW_SYMBOLS = 20
 _NOW_NS = 1_795_000_000_000_000_000
 
 
@@ -104,8 +106,10 @@ def _cases() -> Iterator[Case]:
         call=lambda _: market.ticks(BATCH, _NOW_NS),
     )
     yield _tape_case(ticks)
-    for mode in ("every", "latest"):
-        yield _mailbox_case(mode, entries)
+    yield _mailbox_case("quote", "every", entries)
+    channels: tuple[Channel, ...] = ("quote", "trade", "book")
+    for ch in channels:
+        yield _mailbox_case(ch, "latest", _tape().append(_ticks(ch), 0.0))
     yield from _codec_cases(ticks, entries)
     yield from _framing_cases(entries[:WRITE])
 
@@ -126,10 +130,15 @@ def _tape_case(ticks: Sequence[Tick]) -> Case:
     )
 
 
-def _mailbox_case(mode: str, entries: Sequence[Entry]) -> Case:
+def _ticks(ch: Channel) -> list[Tick]:
+    """Return ticks of few names, so that there is something to conflate."""
+    market = Market([f"SIM:{name}" for name in generate_names(_FEW_SYMBOLS)], [ch], 50_000, 1)
+    return market.ticks(BATCH, _NOW_NS)
+
+
+def _mailbox_case(ch: Channel, mode: Mode, entries: Sequence[Entry]) -> Case:
     limits = DeliveryLimits()
-    delivery = negotiate("quote", DeliveryRequest(mode=mode), limits)  # type: ignore[arg-type]
-    mailbox = open_mailbox(delivery, limits)
+    mailbox = Mailbox(ch, negotiate(ch, DeliveryRequest(mode=mode), limits), limits)
 
     def call(_: object) -> None:
         append = mailbox.inbox.append
@@ -140,7 +149,7 @@ def _mailbox_case(mode: str, entries: Sequence[Entry]) -> Case:
 
     what = "queue" if mode == "every" else "conflate"
     return Case(
-        name=f"mailbox, {mode}: hand over, {what} and take",
+        name=f"mailbox, {mode}, {ch}: hand over, {what} and take",
         unit="tick",
         operations=len(entries),
         prepare=lambda: None,

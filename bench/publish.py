@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from bench.peers import PEERS
 from bench.plan import Command, Orders, say
-from broker.core.codecs import tick_to_json
+from broker.core.encoding import tick_to_json
 from feeds._market import Market
 
 #: As often as the broker's simulated feed wakes up at high rates (`feeds.simulated.WAKE_S`).

@@ -10,7 +10,9 @@ def test_every_part_of_the_hot_path_is_measured() -> None:
     names = " ".join(cost.name for cost in costs)
     for part in (
         "mailbox, every",
-        "mailbox, latest",
+        "mailbox, latest, quote",
+        "latest, trade",
+        "latest, book",
         "tape",
         "json",
         "msgpack",
