@@ -29,16 +29,26 @@ PROGRESS_BYTES = 64 << 10
 #: conflated any more; with it 174 kB.
 NOTSENT_LOWAT = 16 << 10
 RECEIVE_BYTES = 64 << 10
+#: Where the peer's window stands in Linux's ``struct tcp_info``.
+SND_WND = struct.Struct("I")
+SND_WND_OFFSET = 228
 
 
 class Wire(Protocol):
     """What the fan-out needs of a connection; `Stream` is one, a simulated network another."""
+
+    #: Called, without waiting, when the kernel refuses something.
+    on_blocked: Callable[[], None]
 
     #: Called, without waiting, when what the kernel had refused has been taken.
     on_drained: Callable[[], None]
 
     #: Whether something handed over still waits for the kernel.
     is_blocked: bool
+
+    @property
+    def pending_bytes(self) -> int:
+        """How much waits for the kernel."""
 
     def offer(self, data: bytes) -> None:
         """Send all of ``data``, now or as soon as the peer takes it. Never waits, never raises."""
@@ -52,9 +62,10 @@ class Stream(trio.abc.HalfCloseableStream):
     """A connected, non-blocking TCP socket, plain or with TLS on top.
 
     Attributes:
-        on_drained: as in `Wire`.
-        on_dead: called once, without waiting, when the connection is found dead or given up.
-        missed_deadline: whether it was given up because a write passed its deadline.
+        on_blocked, on_drained: as in `Wire`.
+        on_dead: called once, without waiting, when the connection is found dead or given up; what waited for
+            the kernel can still be counted then.
+        missed_deadline: whether it was given up because a write passed its deadline, ours or the kernel's.
         last_progress: when the kernel last took something it had refused before; seconds of Trio's clock.
     """
 
@@ -75,6 +86,7 @@ class Stream(trio.abc.HalfCloseableStream):
         "is_blocked",
         "last_progress",
         "missed_deadline",
+        "on_blocked",
         "on_dead",
         "on_drained",
         "socket",
@@ -98,6 +110,7 @@ class Stream(trio.abc.HalfCloseableStream):
         """
         sock.setblocking(False)
         self.socket = sock
+        self.on_blocked: Callable[[], None] = _ignore
         self.on_drained: Callable[[], None] = _ignore
         self.on_dead: Callable[[], None] = _ignore
         #: As in `Wire`; an attribute, because it is asked once per write.
@@ -126,7 +139,6 @@ class Stream(trio.abc.HalfCloseableStream):
 
     @property
     def pending_bytes(self) -> int:
-        """How much waits for the kernel."""
         return self._pending_bytes
 
     def offer(self, data: bytes) -> None:
@@ -148,11 +160,12 @@ class Stream(trio.abc.HalfCloseableStream):
                 return
             except BlockingIOError:
                 pass
-            except OSError:
-                self._die()
+            except OSError as exc:
+                self._broke(exc)
                 return
             self._drained = trio.Event()
             self._spawn(self._drain)
+            self.on_blocked()
         self.is_blocked = True
         self._pending.append(memoryview(data)[sent:])
         self._pending_bytes += len(data) - sent
@@ -186,8 +199,8 @@ class Stream(trio.abc.HalfCloseableStream):
                 sent = self.socket.send(data)
             except BlockingIOError:
                 return
-            except OSError:
-                self._die()
+            except OSError as exc:
+                self._broke(exc)
                 return
             self._pending_bytes -= sent
             if sent < len(data):
@@ -196,20 +209,26 @@ class Stream(trio.abc.HalfCloseableStream):
             self._pending.popleft()
         self.is_blocked = False
 
+    def _broke(self, exc: OSError) -> None:
+        """Die of what the kernel says."""
+        if exc.errno == errno.ETIMEDOUT and not self.is_dead:
+            self.missed_deadline = _has_closed_window(self.socket)
+        self._die()
+
     def _die(self) -> None:
         """Nothing can be sent any more; whoever reads gets the end."""
-        if self._is_dead:
+        if self.is_dead:
             return
         self._is_dead = True
+        with suppress(OSError):
+            # Wakes the reader, and tells the peer at once instead of after its next write.
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.on_dead()
         self._pending.clear()
         self._pending_bytes = 0
         self.is_blocked = False
         if self._drained is not None:
             self._drained.set()
-        with suppress(OSError):
-            # Wakes the reader, and tells the peer at once instead of after its next write.
-            self.socket.shutdown(socket.SHUT_RDWR)
-        self.on_dead()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send, and wait until the kernel has all of it.
@@ -257,7 +276,8 @@ class Stream(trio.abc.HalfCloseableStream):
                 data = self.socket.recv(max_bytes)
             except BlockingIOError:
                 await self._waiting.wait_readable(self.socket)
-            except OSError:
+            except OSError as exc:
+                self._broke(exc)
                 return b""
             else:
                 await trio.lowlevel.cancel_shielded_checkpoint()
@@ -332,19 +352,25 @@ class Stream(trio.abc.HalfCloseableStream):
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 
-    async def finish(self, grace_s: float) -> None:
+    async def finish(self, grace_s: float) -> bool:
         """End so that the peer gets what was sent: wait for it to be taken, then for the peer to close.
 
         A close with unread input would be a reset, which can destroy what the peer has not read yet. After
         ``grace_s`` seconds, or when cancelled, the connection is reset after all.
+
+        Returns:
+            Whether the peer has closed in good order behind all that was sent: a reset throws away what
+            the peer has not read, so nobody knows then how far it came.
         """
         with trio.move_on_after(grace_s):
             await self.send_eof()
             while not self.is_dead and await self._receive_raw(RECEIVE_BYTES):
                 pass
+            has_arrived = not self.is_dead
             self._close()
-            return
+            return has_arrived
         self.abort()
+        return False
 
     async def aclose(self) -> None:
         """Close at once; what still waits is not sent."""
@@ -394,6 +420,22 @@ def tune(sock: Socket, *, user_timeout_s: float, idle_s: float) -> None:
         option = getattr(socket, name, None)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _has_closed_window(sock: Socket) -> bool:
+    """Tell whether the peer had said that it takes no more, when the kernel gave the connection up.
+
+    `TCP_USER_TIMEOUT` ends two kinds of connection with the same error: that of a machine which vanished, and
+    that of a client which stalls while so little is sent to it that none of it ever waits here. The last
+    window that the peer announced tells them apart. Linux alone says it (linux/tcp.h, ``tcpi_snd_wnd``).
+    """
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, SND_WND.size + SND_WND_OFFSET)
+        window: int
+        (window,) = SND_WND.unpack_from(info, SND_WND_OFFSET)
+    except (OSError, AttributeError, struct.error):
+        return False
+    return window == 0
 
 
 def is_out_of_descriptors(exc: OSError) -> bool:

@@ -13,7 +13,14 @@ import trio
 import trio.testing
 import trustme
 
-from broker.runtime.stream import PROGRESS_BYTES, Stream, is_out_of_descriptors, tune
+from broker.runtime.stream import (
+    PROGRESS_BYTES,
+    SND_WND,
+    SND_WND_OFFSET,
+    Stream,
+    is_out_of_descriptors,
+    tune,
+)
 
 MEGABYTE = bytes(range(256)) * 4096
 
@@ -302,3 +309,95 @@ def test_tune_leaves_sockets_alone_that_are_not_tcp() -> None:
 def test_want_of_descriptors_is_told_from_a_peer_that_left() -> None:
     assert is_out_of_descriptors(OSError(errno.EMFILE, "x"))
     assert not is_out_of_descriptors(OSError(errno.ECONNABORTED, "x"))
+
+
+class TimedOut(socket.socket):
+    """A socket of which the kernel says that the peer took nothing for too long.
+
+    Attributes:
+        window: what the peer announced last; ``None``: the system does not say.
+    """
+
+    window: int | None = None
+
+    def recv(self, *args: object) -> bytes:
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    def send(self, *args: object) -> int:
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    def getsockopt(self, level: int, name: int, size: int = 0) -> bytes:  # type: ignore[override]
+        assert (level, name) == (socket.IPPROTO_TCP, socket.TCP_INFO)
+        if self.window is None:
+            return bytes(104)  # as much as it had at first
+        return bytes(SND_WND_OFFSET) + SND_WND.pack(self.window)
+
+
+@pytest.mark.parametrize(("window", "is_stall"), [(0, True), (65_535, False), (None, False)])
+@pytest.mark.parametrize("side", ["recv", "send"])
+async def test_timeout_of_the_kernel_is_a_missed_deadline_if_the_peer_had_closed_its_window(
+    window: int | None, is_stall: bool, side: str
+) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        sock = TimedOut(fileno=ours.detach())
+        sock.window = window
+        deaths = []
+        stream = Stream(sock, write_deadline_s=5, spawn=lambda task: None)
+        stream.on_dead = lambda: deaths.append(stream.missed_deadline)
+        if side == "recv":
+            assert await stream.receive_some() == b""
+        else:
+            stream.offer(b"a heartbeat")
+        assert deaths == [is_stall]
+        assert stream.is_dead
+        stream.abort()
+
+
+async def test_kernel_that_refuses_is_told_of_once_until_it_has_taken_all(autojump_clock: object) -> None:
+    async with pair() as (stream, peer):
+        told: list[str] = []
+        stream.on_blocked = lambda: told.append("blocked")
+        stream.on_drained = lambda: told.append("drained")
+        for _ in range(2):
+            stream.offer(MEGABYTE)
+            stream.offer(b"more")
+            await read(peer, len(MEGABYTE) + 4)
+            await trio.testing.wait_all_tasks_blocked()
+        assert told == ["blocked", "drained"] * 2
+
+
+async def test_what_waited_can_be_counted_when_the_stream_dies(autojump_clock: object) -> None:
+    async with pair(deadline_s=5.0) as (stream, _peer):
+        waited = []
+        stream.on_dead = lambda: waited.append(stream.pending_bytes)
+        stream.offer(MEGABYTE)
+        pending = stream.pending_bytes
+        await trio.sleep(6)
+        assert pending > 0
+        assert waited == [pending]
+        assert stream.pending_bytes == 0
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+async def test_finish_tells_whether_the_peer_took_all_and_closed(
+    autojump_clock: object, is_closed: bool
+) -> None:
+    async with pair() as (stream, peer):
+        stream.offer(b"the last word")
+        if is_closed:
+            await peer.recv(100)
+            peer.close()
+        assert await stream.finish(2.0) is is_closed
+
+
+async def test_finish_does_not_take_a_reset_for_a_good_end(autojump_clock: object) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+        stream = Stream(ours, write_deadline_s=5, spawn=lambda task: None)
+        stream.offer(b"never read")
+        theirs.close()
+        assert await stream.finish(2.0) is False
