@@ -22,6 +22,7 @@ from broker.core.router import Router
 from broker.core.session import SessionLimits
 from broker.core.tape import HistoryLimits, Tape
 from broker.core.topics import Topics
+from broker.runtime.budget import BudgetLimits
 from broker.runtime.fanout import Fanout
 from broker.runtime.ingest import Ingest
 from broker.runtime.network import KERNEL, Listener, Waiting
@@ -83,6 +84,7 @@ class Broker:
             most=config.limits.sessions,
             most_per_address=config.limits.sessions_per_address,
             limits=_session_limits(config),
+            budget=_budget_limits(config),
             times=SessionTimes(
                 heartbeat_s=config.server.heartbeat_s,
                 ping_interval_s=config.server.ping_interval_s,
@@ -179,6 +181,16 @@ def _session_limits(config: Config) -> SessionLimits:
             config.slow_consumer.high_watermark,
             min(config.slow_consumer.low_watermark, config.slow_consumer.high_watermark),
         ),
+    )
+
+
+def _budget_limits(config: Config) -> BudgetLimits:
+    limits = config.limits
+    return BudgetLimits(
+        session_ticks=limits.session_queue_ticks,
+        session_bytes=limits.session_queue_bytes,
+        total_ticks=limits.total_queue_ticks,
+        total_bytes=limits.total_queue_bytes,
     )
 
 

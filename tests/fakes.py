@@ -19,6 +19,7 @@ from broker.core.session import SessionLimits
 from broker.core.tape import HistoryLimits, Tape
 from broker.core.ticks import Book, Quote, Status, Tick, Trade
 from broker.core.topics import Topics
+from broker.runtime.budget import BudgetLimits
 from broker.runtime.fanout import Fanout
 from broker.runtime.feed_runner import FeedRunner
 from broker.runtime.ingest import Ingest
@@ -140,6 +141,7 @@ class Setup:
     sessions: int = 1000
     per_address: int = 0
     limits: SessionLimits = field(default_factory=SessionLimits)
+    budget: BudgetLimits = field(default_factory=BudgetLimits)
     times: SessionTimes = field(default_factory=SessionTimes)
     history: HistoryLimits = field(default_factory=HistoryLimits)
     handshake_timeout_s: float = 5.0
@@ -171,6 +173,7 @@ class RunningBroker:
             most=setup.sessions,
             most_per_address=setup.per_address,
             limits=setup.limits,
+            budget=setup.budget,
             times=setup.times,
             server="tapecast/test",
             time_ns=time.time_ns,

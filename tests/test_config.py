@@ -277,6 +277,15 @@ def test_write_deadline_must_end_before_a_client_is_given_up_as_silent(tmp_path:
     )
 
 
+def test_budget_below_what_it_is_made_of_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "[limits]\nqueue_ticks = 200_000\ntotal_queue_bytes = 10_000_000\n")
+    ticks, size = problems(path)
+    assert "session_queue_ticks = 100000: must be at least queue_ticks = 200000" in ticks
+    assert "config.toml: [limits] total_queue_bytes = 10000000: must be at least session_queue_bytes" in size
+    flags = {"limits.session_queue_ticks": 200_000, "limits.total_queue_bytes": 16_777_216}
+    assert load_config(path, {}, flags).limits.session_queue_ticks == 200_000
+
+
 # --- TLS --------------------------------------------------------------------------------------------
 
 

@@ -27,28 +27,35 @@ class FakeWire:
 
     Attributes:
         writes: how often something was offered.
+        pending_bytes: what was offered while it was full.
         log: gets this wire at each write, in the order of all that share the list.
     """
 
     def __init__(self, log: list[FakeWire] | None = None) -> None:
+        self.on_blocked: Callable[[], None] = lambda: None
         self.on_drained: Callable[[], None] = lambda: None
         self.is_blocked = False
         self.sent = bytearray()
         self.writes = 0
+        self.pending_bytes = 0
         self.log = log if log is not None else []
 
     def offer(self, data: bytes) -> None:
         self.sent += data
         self.writes += 1
+        if self.is_blocked:
+            self.pending_bytes += len(data)
         self.log.append(self)
 
     def block(self) -> None:
         """Be full: whatever comes from now on waits."""
         self.is_blocked = True
+        self.on_blocked()
 
     def drain(self) -> None:
         """Have room again."""
         self.is_blocked = False
+        self.pending_bytes = 0
         self.on_drained()
 
 

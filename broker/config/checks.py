@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 from broker.config.problems import show
 from broker.config.sources import Key
@@ -24,6 +25,7 @@ def cross_checks(config: Config, where: Where, bad: set[Key]) -> Iterator[str]:
     """
     if not bad & {CERT, KEY}:
         yield from _tls(config, where)
+    yield from _budgets(config, where, bad)
     if not bad & {DEADLINE, PING_INTERVAL, PING_TIMEOUT}:
         yield from _silence(config, where)
 
@@ -68,6 +70,19 @@ def _pair(cert: str, key: str, where: Where) -> Iterator[str]:
         )
     except (OSError, ValueError) as exc:
         yield f"{where(KEY)} = {show(key)}: {exc}"
+
+
+def _budgets(config: Config, where: Where, bad: set[Key]) -> Iterator[str]:
+    # A budget below what it is made of would end sessions that keep to their contract.
+    limits = config.limits
+    for unit in ("ticks", "bytes"):
+        for smaller, larger in pairwise((f"queue_{unit}", f"session_queue_{unit}", f"total_queue_{unit}")):
+            least, most = getattr(limits, smaller), getattr(limits, larger)
+            if most < least and not bad & {("limits", smaller), ("limits", larger)}:
+                yield (
+                    f"{where(('limits', larger))} = {show(most)}: must be at least {smaller} = {least} "
+                    f"({where(('limits', smaller))})"
+                )
 
 
 def _silence(config: Config, where: Where) -> Iterator[str]:

@@ -99,6 +99,19 @@ class Limits(Section):
     queue_bytes: int = _int(
         4_194_304, 4096, 1 << 32, "What may wait for a subscription; above it, `overflow` decides (4 MiB)."
     )
+    session_queue_ticks: int = _int(
+        100_000, 1, 1_000_000_000, "What may wait for a session in all; above it, it is ended with 4408."
+    )
+    session_queue_bytes: int = _int(
+        16_777_216, 4096, 1 << 40, "The same in bytes, what its socket does not take included (16 MiB)."
+    )
+    total_queue_ticks: int = _int(
+        2_000_000,
+        1,
+        1_000_000_000,
+        "What may wait for all sessions; above it, those that hold most are ended with 4408 until it fits.",
+    )
+    total_queue_bytes: int = _int(268_435_456, 4096, 1 << 40, "The same in bytes (256 MiB).")
 
 
 class SlowConsumer(Section):

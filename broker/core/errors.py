@@ -69,27 +69,95 @@ class CloseReason:
         name: stable, for counters and logs.
         text: for people.
         retry_after_ms: ``None``: do not come back.
+        advice: what the client could do otherwise, for people; empty if there is nothing to be said.
     """
 
     code: int
     name: str
     text: str
     retry_after_ms: int | None
+    advice: str = ""
 
+
+_RESUME = "come back after retry_after_ms with the last cursor: nothing is lost as far as the history reaches"
+_LIGHTER = "ask for mode latest, a max_rate, or fewer symbols"
 
 ASKED = CloseReason(1000, "asked", "closed as asked", 0)
-DRAINING = CloseReason(1001, "draining", "the broker is going down", 1000)
-TOO_BIG = CloseReason(1009, "message_too_big", "a message over the inbound limit", None)
-FAULT = CloseReason(1011, "fault", "a fault of the broker's", 1000)
-FULL = CloseReason(1013, "full", "no room for another session", 5000)
-GARBAGE = CloseReason(4400, "too_many_bad_requests", "too many requests that could not be understood", None)
+DRAINING = CloseReason(1001, "draining", "the broker is going down", 1000, _RESUME)
+TOO_BIG = CloseReason(
+    1009,
+    "message_too_big",
+    "a message over the inbound limit",
+    None,
+    "welcome.limits.message_bytes is the most; spread symbols over several requests",
+)
+FAULT = CloseReason(1011, "fault", "a fault of the broker's", 1000, _RESUME)
+FULL = CloseReason(
+    1013,
+    "full",
+    "no room for another session",
+    5000,
+    "come back later; the operator's limit is [limits] sessions",
+)
+GARBAGE = CloseReason(
+    4400,
+    "too_many_bad_requests",
+    "too many requests that could not be understood",
+    None,
+    "each message is one object with op and an integer id, in the codec of the session; see /asyncapi.json",
+)
 NOT_AUTHENTICATED = CloseReason(4401, "not_authenticated", "not authenticated", None)
 NOT_ALLOWED = CloseReason(4403, "not_allowed", "not allowed", None)
-#: Two causes that call for different remedies, so two names and two counters, under one code.
-OVER_LIMIT = CloseReason(4408, "over_limit", "slow consumer: its queue is over the limit", 1000)
-WRITE_DEADLINE = CloseReason(4408, "write_deadline", "slow consumer: a write passed its deadline", 1000)
-TOO_MANY_SESSIONS = CloseReason(4409, "too_many_sessions", "too many sessions for this address", None)
-TOO_MANY_REQUESTS = CloseReason(4429, "too_many_requests", "too many requests", 10_000)
+#: Causes that call for different remedies, so each has its name and its counter, under one code.
+OVER_LIMIT = CloseReason(
+    4408,
+    "over_limit",
+    "slow consumer: its queue is over the limit",
+    1000,
+    f"read faster, {_LIGHTER}, or overflow gap",
+)
+OVER_SESSION_BUDGET = CloseReason(
+    4408,
+    "over_session_budget",
+    "slow consumer: more waits for the session than a session may hold",
+    1000,
+    f"read faster, or {_LIGHTER}",
+)
+OVER_TOTAL_BUDGET = CloseReason(
+    4408,
+    "over_total_budget",
+    "slow consumer: more waits than the broker may hold, and the most of it for this session",
+    1000,
+    f"read faster, or {_LIGHTER}",
+)
+WRITE_DEADLINE = CloseReason(
+    4408,
+    "write_deadline",
+    "slow consumer: a write passed its deadline",
+    1000,
+    f"read without pause, or {_LIGHTER}",
+)
+UNREAD_ANSWERS = CloseReason(
+    4408,
+    "unread_answers",
+    "slow consumer: too many messages beside the data wait for it",
+    1000,
+    "read what is answered before asking more",
+)
+TOO_MANY_SESSIONS = CloseReason(
+    4409,
+    "too_many_sessions",
+    "too many sessions for this address",
+    None,
+    "end a session first, or put its subscriptions into another one",
+)
+TOO_MANY_REQUESTS = CloseReason(
+    4429,
+    "too_many_requests",
+    "too many requests",
+    10_000,
+    "one subscribe can name many symbols; welcome.limits.requests_per_minute is the most",
+)
 #: Not sent to anybody: the client left, or fell silent.
 CLIENT_GONE = CloseReason(1006, "client_gone", "the client is gone", None)
 CLIENT_SILENT = CloseReason(1006, "client_silent", "the client answers no ping", None)

@@ -315,12 +315,14 @@ class Closing(Struct, tag_field="type", tag="closing"):
         reason: for people.
         retry_after_ms: when to come back; null: never.
         ledger: the final account of every subscription.
+        advice: what the client could do otherwise, for people; absent if there is nothing to be said.
     """
 
     code: int
     reason: str
     retry_after_ms: int | None
     ledger: list[LedgerEntry]
+    advice: str | UnsetType = UNSET
 
 
 #: Those that are encoded one by one.

@@ -40,12 +40,14 @@ class Fanout:
 
     Attributes:
         rounds: how many have been made.
+        behind: those for whom something waits, or did a moment ago; ordered. Whoever keeps up is not in it.
     """
 
     def __init__(self, router: Router, *, max_gap_s: float) -> None:
         """``max_gap_s``: the most that a tick waits, under load, for the round before to be over long enough."""
         self.router = router
         self.rounds = 0
+        self.behind: dict[Subscriber, None] = {}
         self._max_gap_s = max_gap_s
         #: Topics of which somebody got something since the last round; ordered, so that a run can be repeated.
         self._touched: dict[Topic, None] = {}
@@ -110,6 +112,7 @@ class Fanout:
             if subscriber.is_scheduled:
                 continue
             if mailbox.is_deferred and self._defer(subscriber, mailbox, now):
+                subscriber.note_behind()
                 continue
             subscriber.is_scheduled = True
             self._due.append(subscriber)

@@ -17,6 +17,8 @@ from broker.core.errors import CloseReason
 from broker.core.framing import Framing
 from broker.core.messages import Welcome
 from broker.core.session import SessionLimits
+from broker.runtime.budget import Budget, BudgetLimits
+from broker.runtime.closed import ClosedSession, ClosedSessions
 from broker.runtime.fanout import Fanout
 from broker.runtime.stream import Stream
 from broker.runtime.subscriber import Subscriber
@@ -26,6 +28,8 @@ log = structlog.get_logger()
 #: Sessions are looked after in turns, each once in `PERIOD_S`.
 PERIOD_S = 1.0
 SLOTS = 20
+#: Sessions over their budget that are ended before the others have their turn.
+EVICTIONS_PER_TURN = 16
 #: The system's: a session's name can't be guessed.
 CHANCE = random.SystemRandom()
 
@@ -53,6 +57,8 @@ class Sessions:
     Attributes:
         live: by transport.
         closed: how many have ended, by the name of the reason.
+        last_closed: those that ended last, with their numbers.
+        budget: what waits for them, and what may.
         is_draining: whether the broker is going down.
     """
 
@@ -64,6 +70,7 @@ class Sessions:
         most_per_address: int,
         limits: SessionLimits,
         times: SessionTimes,
+        budget: BudgetLimits = BudgetLimits(),  # noqa: B008  # frozen
         server: str,
         time_ns: Callable[[], int],
         rng: random.Random = CHANCE,
@@ -79,6 +86,8 @@ class Sessions:
         self.times = times
         self.live: Counter[str] = Counter()
         self.closed: Counter[str] = Counter()
+        self.last_closed = ClosedSessions()
+        self.budget = Budget(budget, fanout.behind)
         self.opened = 0
         self.is_draining = False
         self._fanout = fanout
@@ -149,37 +158,48 @@ class Sessions:
         welcome = subscriber.session.welcome(self._server, self.times.heartbeat_s)
         return subscriber, welcome
 
-    def close(self, subscriber: Subscriber) -> None:
-        """Take a subscriber out, whatever its state; harmless when repeated."""
+    def close(self, subscriber: Subscriber, *, is_kept: bool = True) -> ClosedSession | None:
+        """Take a subscriber out, whatever its state; harmless when repeated.
+
+        Args:
+            is_kept: whether it is to be found among those that ended last.
+
+        Returns:
+            What is kept, for whoever sends its last bytes to note whether they arrived.
+        """
         slot = self._slot_of.pop(subscriber, None)
         if slot is None:
-            return
+            return None
         del self._slots[slot][subscriber]
+        self._fanout.behind.pop(subscriber, None)
         self._addresses[subscriber.peer] -= 1
         if not self._addresses[subscriber.peer]:
             del self._addresses[subscriber.peer]
         self.live[subscriber.transport] -= 1
         reason = subscriber.ended or errors.CLIENT_GONE
         self.closed[reason.name] += 1
-        subscriber.ended = reason
-        subscriber.session.closed()
+        try:
+            record = subscriber.record(trio.current_time())
+        finally:
+            subscriber.ended = reason
+            subscriber.session.closed()
         log.debug("session closed", session=subscriber.session.id, reason=reason.name)
+        return self.last_closed.add(record, reason, self._time_ns()) if is_kept else None
+
+    def most_behind_first(self) -> list[Subscriber]:
+        """Return all sessions: those for which most waits first, then the others as they came."""
+        behind = {subscriber: subscriber.held() for subscriber in self._fanout.behind}
+        first = sorted(behind, key=lambda subscriber: behind[subscriber][::-1], reverse=True)
+        return first + [subscriber for subscriber in self._slot_of if subscriber not in behind]
 
     def _lost(self, subscriber: Subscriber, stream: Stream) -> None:
-        if not stream.missed_deadline:
+        if stream.missed_deadline:
+            subscriber.evict(errors.WRITE_DEADLINE)
+        else:
             subscriber.end(errors.CLIENT_GONE)
-        elif subscriber.ended is None:
-            log.warning(
-                "slow consumer evicted",
-                session=subscriber.session.id,
-                peer=subscriber.peer,
-                reason=errors.WRITE_DEADLINE.name,
-                queued=sum(len(sub.mailbox) for sub in subscriber.session.subscriptions.values()),
-            )
-            subscriber.end(errors.WRITE_DEADLINE)
 
     async def look_after(self) -> None:
-        """Send heartbeats and pings, and notice who is silent, for ever."""
+        """Send heartbeats and pings, notice who is silent, and end who is over a budget; for ever."""
         turn = count()
         while True:
             now = trio.current_time()
@@ -193,7 +213,14 @@ class Sessions:
                     # Ours, whatever it is; it must not reach the others.
                     log.exception("looking after a session failed", session=subscriber.session.id)
                     subscriber.end(errors.FAULT)
+            await self._keep_budget()
             await trio.sleep(PERIOD_S / SLOTS)
+
+    async def _keep_budget(self) -> None:
+        for number, over in enumerate(self.budget.check(), 1):
+            over.subscriber.evict(over.reason, **{f"held_{over.resource}": over.held, "limit": over.limit})
+            if number % EVICTIONS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
 
     def drain(self) -> None:
         """Let nobody in any more, and end every session: the broker is going down."""

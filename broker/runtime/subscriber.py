@@ -1,21 +1,36 @@
-"""One subscriber at run time: its session, and the wire it is written to."""
+"""One subscriber at run time: its session, and the wire it is written to.
+
+What is said beside the data (answers, pongs, heartbeats, the last word) is handed to the wire at once. Data is
+not, while the kernel refuses: it stays in the mailboxes, where it can still be conflated. So the wire's queue is
+that of control: a message waits there for the rest of the one write that has begun, and for no other data.
+
+    mailboxes ──(wire is free)──▶ ┌──────┐
+    answers, pongs, closing ────▶ │ wire │ ──▶ kernel
+                                  └──────┘
+
+It is bounded, because who does not read his answers is not read either: the transport waits, after each, until
+it has been taken. `MOST_UNREAD` holds whatever is said without having been asked for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
+from msgspec import UNSET
 
 from broker.core import errors
 from broker.core.codecs import Codec
 from broker.core.errors import CloseReason
 from broker.core.framing import Framing
+from broker.core.messages import Message
 from broker.core.outbox import Outbox
 from broker.core.router import Router
 from broker.core.session import Session, SessionLimits
 from broker.core.subscription import Subscription
+from broker.runtime.records import SessionRecord, oldest_tick_at, subscription_records
 from broker.runtime.stream import Wire
 
 if TYPE_CHECKING:
@@ -25,6 +40,10 @@ log = structlog.get_logger()
 
 #: Writes for one subscriber before the others have their turn.
 WRITES_PER_TURN = 4
+#: Messages beside the data that may wait for the client to read.
+MOST_UNREAD = 256
+#: Then there is nobody who could hear why.
+UNHEARD = (errors.WRITE_DEADLINE, errors.CLIENT_GONE, errors.CLIENT_SILENT)
 
 
 class Subscriber:
@@ -36,6 +55,8 @@ class Subscriber:
         timers: when the fan-out will wake it because a contract's delay is over, the next one last; each
             earlier than those before it, so there are at most as many as there are different delays.
         ended: why it ends, once it does; the first reason stays.
+        last: how it stood right before that.
+        opened: when it was let in, in seconds of Trio's clock.
         last_heard: when the client last said anything, in seconds of Trio's clock.
     """
 
@@ -44,12 +65,15 @@ class Subscriber:
         "__weakref__",
         "_fanout",
         "_finish",
+        "_unread",
         "codec",
         "ended",
         "is_scheduled",
+        "last",
         "last_heard",
         "last_heartbeat",
         "last_sent",
+        "opened",
         "outbox",
         "peer",
         "ping_sent_at",
@@ -83,18 +107,37 @@ class Subscriber:
         self.is_scheduled = False
         self.timers: list[float] = []
         self.ended: CloseReason | None = None
+        self.last: SessionRecord | None = None
         self.scope = trio.CancelScope()
-        self.last_heard = self.last_heartbeat = self.last_sent = trio.current_time()
+        self.opened = self.last_heard = self.last_heartbeat = self.last_sent = trio.current_time()
         self.ping_sent_at: float | None = None
         self._fanout = fanout
         self._finish = finish
-        wire.on_drained = self.wake
+        self._unread = 0
+        wire.on_blocked = self.note_behind
+        wire.on_drained = self._drained
 
     def wake(self) -> None:
         """See to it that what waits is written in the next round."""
         if not self.is_scheduled and self.ended is None:
             self.is_scheduled = True
             self._fanout.schedule(self)
+
+    def _drained(self) -> None:
+        self._unread = 0
+        self.wake()
+
+    def note_behind(self) -> None:
+        """Have what waits for it counted, until nothing does (`broker.runtime.budget`)."""
+        self._fanout.behind[self] = None
+
+    def held(self) -> tuple[int, int]:
+        """Return what waits: ticks in its queues, and bytes there and for the kernel."""
+        ticks, size = 0, self.wire.pending_bytes
+        for sub in self.session.subscriptions.values():
+            ticks += len(sub.mailbox)
+            size += sub.mailbox.bytes
+        return ticks, size
 
     def take(self, now: float) -> bytes:
         """Return the next write, empty if there is none; `write` it in the same step.
@@ -122,6 +165,7 @@ class Subscriber:
         self.wire.offer(data)
         if not self.outbox.may_have_more:
             return
+        self.note_behind()
         for _ in range(WRITES_PER_TURN - 1):
             data = self.take(now)
             if not data:
@@ -134,22 +178,38 @@ class Subscriber:
         self.wake()
 
     def _evict(self, sub: Subscription) -> None:
+        self.evict(errors.OVER_LIMIT, sub=sub.id, in_queue=len(sub.mailbox), limit=sub.delivery.queue)
+
+    def evict(self, reason: CloseReason, **why: object) -> None:
+        """End the session of a slow consumer, and log the numbers that led to it.
+
+        Args:
+            why: further numbers, for the log.
+        """
+        if self.ended is not None:
+            return
+        ticks, size = self.held()
         log.warning(
             "slow consumer evicted",
             session=self.session.id,
             peer=self.peer,
-            reason=errors.OVER_LIMIT.name,
-            sub=sub.id,
-            queued=len(sub.mailbox),
-            queued_bytes=sub.mailbox.bytes,
-            limit=sub.delivery.queue,
+            reason=reason.name,
+            queued=ticks,
+            waiting_bytes=size,
+            **why,
         )
-        self.end(errors.OVER_LIMIT)
+        self.end(reason)
 
-    def say(self, message: Any) -> None:
+    def say(self, message: Message) -> None:
         """Send one message ahead of all that is queued: an answer never waits behind data."""
-        if self.ended is None:
-            self.wire.offer(self.outbox.message(message))
+        if self.ended is not None:
+            return
+        if self.wire.is_blocked:
+            self._unread += 1
+            if self._unread > MOST_UNREAD:
+                self.evict(errors.UNREAD_ANSWERS, unread=self._unread, limit=MOST_UNREAD)
+                return
+        self.wire.offer(self.outbox.message(message))
 
     def heartbeat(self, now: float, ts: int) -> None:
         """Send a heartbeat, unless the wire is busy: then the data is sign of life enough."""
@@ -164,8 +224,33 @@ class Subscriber:
         """
         if self.ended is not None:
             return
+        self.last = self.record(trio.current_time())
         closing = self.session.close(reason)
+        closing.advice = reason.advice or UNSET
         self.ended = reason
-        if reason not in (errors.WRITE_DEADLINE, errors.CLIENT_GONE, errors.CLIENT_SILENT):
+        if reason not in UNHEARD:
             self.wire.offer(self.outbox.message(closing) + self._finish(reason))
         self.scope.cancel()
+
+    def record(self, now: float) -> SessionRecord:
+        """Return how it stands: as of now, or as it was right before it began to end."""
+        if self.last is not None:
+            return self.last
+        ticks, size = self.held()
+        unsent = self.wire.pending_bytes
+        oldest = oldest_tick_at(self.session)
+        return SessionRecord(
+            id=self.session.id,
+            peer=self.peer,
+            transport=self.transport,
+            codec=self.codec,
+            lived_s=now - self.opened,
+            silent_s=now - self.last_heard,
+            requests=self.session.requests,
+            queued_ticks=ticks,
+            queued_bytes=size - unsent,
+            unsent_bytes=unsent,
+            oldest_s=None if oldest is None else now - oldest,
+            subscriptions=subscription_records(self.session),
+            subscriptions_total=len(self.session.subscriptions),
+        )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import trio
+from msgspec import UNSET
 
-from broker.core import errors
 from broker.core.errors import CloseReason
 from broker.core.messages import Closing
+from broker.runtime.sessions import Sessions
 from broker.runtime.stream import Stream
+from broker.runtime.subscriber import UNHEARD, Subscriber
 from broker.transports.door import FINISH_S
 
 
@@ -17,15 +19,21 @@ async def answer(stream: Stream, data: bytes) -> None:
     await stream.finish(FINISH_S)
 
 
-async def finish(stream: Stream, reason: CloseReason | None) -> None:
-    """Close a session's connection as its end calls for: properly, or at once."""
-    if reason is None or reason.code == errors.CLIENT_GONE.code or reason is errors.WRITE_DEADLINE:
-        stream.abort()
-        return
-    with trio.CancelScope(shield=True):
-        await stream.finish(FINISH_S)
+async def leave(sessions: Sessions, subscriber: Subscriber, stream: Stream) -> None:
+    """Take a session out, close its connection as its end calls for, and note whether its last word arrived."""
+    closed = sessions.close(subscriber)
+    has_arrived = False
+    try:
+        if subscriber.ended in UNHEARD:
+            stream.abort()
+        else:
+            with trio.CancelScope(shield=True):
+                has_arrived = await stream.finish(FINISH_S)
+    finally:
+        if closed is not None and closed.closing == "under_way":
+            closed.closing = "delivered" if has_arrived else "undelivered"
 
 
 def refused(reason: CloseReason) -> Closing:
     """Return the `closing` of a session that never began."""
-    return Closing(reason.code, reason.text, reason.retry_after_ms, [])
+    return Closing(reason.code, reason.text, reason.retry_after_ms, [], reason.advice or UNSET)

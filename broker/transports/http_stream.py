@@ -19,7 +19,7 @@ from broker.core.topics import check_channel
 from broker.runtime.sessions import Sessions
 from broker.runtime.stream import Stream
 from broker.runtime.subscriber import Subscriber
-from broker.transports.closing import answer, finish
+from broker.transports.closing import answer, leave
 from broker.transports.door import Connection
 from broker.transports.http1 import Head, problem
 
@@ -195,13 +195,14 @@ class HttpStreamTransport:
                 acks = [subscriber.session.subscribe(request, now) for request in requests]
             except RequestError as exc:
                 subscriber.ended = errors.ASKED
-                # Now, not when the client has read it: what is refused takes no room.
-                self._sessions.close(subscriber)
+                # Now, not when the client has read it: what is refused takes no room, and is no session's end.
+                self._sessions.close(subscriber, is_kept=False)
                 await answer(stream, problem(400, exc.code, str(exc)))
                 return
             start = _head(FORMATS[format_], chunked=chunked)
             if head.method == "HEAD":
                 subscriber.ended = errors.ASKED
+                self._sessions.close(subscriber, is_kept=False)
                 await answer(stream, start)
                 return
             # One write: whoever waits for the headers has the first messages with them.
@@ -212,8 +213,7 @@ class HttpStreamTransport:
                 while await stream.receive_some():
                     subscriber.last_heard = trio.current_time()
         finally:
-            self._sessions.close(subscriber)
-            await finish(stream, subscriber.ended)
+            await leave(self._sessions, subscriber, stream)
 
     def _keep_alive(self, subscriber: Subscriber, framing: SseFraming | NdjsonFraming, now: float) -> None:
         if not isinstance(framing, SseFraming) or subscriber.wire.is_blocked:

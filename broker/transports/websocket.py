@@ -26,7 +26,7 @@ from broker.core.framing import WEBSOCKET_BINARY, WEBSOCKET_TEXT, WebSocketFrami
 from broker.runtime.sessions import Sessions
 from broker.runtime.stream import Stream
 from broker.runtime.subscriber import Subscriber
-from broker.transports.closing import answer, finish, refused
+from broker.transports.closing import answer, leave, refused
 from broker.transports.door import FINISH_S, Connection
 from broker.transports.http1 import Head, problem
 
@@ -247,8 +247,7 @@ class WebSocketTransport:
                 elif subscriber.ended is None:
                     subscriber.ended = reason
         finally:
-            self._sessions.close(subscriber)
-            await finish(stream, subscriber.ended)
+            await leave(self._sessions, subscriber, stream)
 
     async def _request(self, subscriber: Subscriber, stream: Stream, payload: str | bytes) -> None:
         session = subscriber.session

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from broker.core import errors
 from broker.core.session import SessionLimits
 from broker.runtime.sessions import SessionTimes
 from broker.runtime.subscriber import Subscriber
@@ -28,6 +29,7 @@ async def test_session_over_the_limit_is_told_1013_and_when_to_come_back(autojum
                 "reason": "no room for another session",
                 "retry_after_ms": 5000,
                 "ledger": [],
+                "advice": errors.FULL.advice,
             }
             assert (await second.closed())[0] == 1013
         answer = await get(broker.port, "/v1/stream?ch=quote&symbols=*")

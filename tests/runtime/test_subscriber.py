@@ -9,6 +9,7 @@ import trio.testing
 from broker.core import errors
 from broker.core.errors import CloseReason
 from broker.core.messages import Pong
+from broker.runtime.subscriber import MOST_UNREAD
 from tests.fakes import ACME, quote, trade, trades
 from tests.wires import open_market
 
@@ -112,3 +113,40 @@ async def test_the_newest_quote_is_kept_through_a_stall(autojump_clock: object) 
         reader.wire.drain()
         await trio.testing.wait_all_tasks_blocked()
         assert reader.bids() == ["3"]
+
+
+async def test_closing_says_what_could_be_done_otherwise(autojump_clock: object) -> None:
+    async with open_market() as market:
+        slow, leaving = market.subscribe("trade", ACME), market.subscribe("trade", ACME)
+        slow.subscriber.end(errors.OVER_SESSION_BUDGET)
+        assert [message["advice"] for message in slow.of("closing")] == [errors.OVER_SESSION_BUDGET.advice]
+        leaving.subscriber.end(errors.ASKED)
+        assert "advice" not in leaving.of("closing")[0], "nothing to be said is not said"
+
+
+async def test_messages_that_nobody_reads_end_the_session_at_a_bound(autojump_clock: object) -> None:
+    async with open_market() as market:
+        reader = market.subscribe("trade", ACME)
+        await trio.testing.wait_all_tasks_blocked()
+        for turn in range(3):
+            reader.wire.block()
+            for n in range(MOST_UNREAD):
+                reader.subscriber.say(Pong(turn * MOST_UNREAD + n, 1))
+            reader.wire.drain()
+        assert reader.subscriber.ended is None, "who reads them may have as many again"
+        assert [pong["id"] for pong in reader.of("pong")] == list(range(3 * MOST_UNREAD))
+        reader.wire.block()
+        for n in range(MOST_UNREAD + 10):
+            reader.subscriber.say(Pong(n, 1))
+        assert reader.subscriber.ended is errors.UNREAD_ANSWERS
+        assert len(reader.of("pong")) == 4 * MOST_UNREAD
+        assert reader.messages()[-1]["code"] == 4408
+
+
+async def test_eviction_is_carried_out_once_whatever_comes_behind_it(autojump_clock: object) -> None:
+    async with open_market() as market:
+        reader = market.subscribe("trade", ACME)
+        reader.subscriber.evict(errors.OVER_TOTAL_BUDGET, held_bytes=1, limit=0)
+        reader.subscriber.evict(errors.WRITE_DEADLINE)
+        assert reader.subscriber.ended is errors.OVER_TOTAL_BUDGET
+        assert len(reader.of("closing")) == 1

@@ -111,6 +111,7 @@ _SINGLE: tuple[messages.Message, ...] = (
         reason=errors.DRAINING.text,
         retry_after_ms=errors.DRAINING.retry_after_ms,
         ledger=_LEDGER,
+        advice=errors.DRAINING.advice,
     ),
 )
 
