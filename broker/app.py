@@ -96,7 +96,7 @@ class Broker:
         )
         self.websocket = WebSocketTransport(self.sessions, time_ns=time_ns)
         self.http_stream = HttpStreamTransport(self.sessions, time_ns=time_ns, rng=_child(rng))
-        self.rest = Rest(self.router, self.ingest, self.sessions)
+        self.rest = Rest(self.router, self.ingest, self.sessions, admin=config.server.admin, time_ns=time_ns)
         self.web = WebTransport(self.rest.app)
 
     def door(

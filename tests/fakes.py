@@ -24,6 +24,7 @@ from broker.runtime.fanout import Fanout
 from broker.runtime.feed_runner import FeedRunner
 from broker.runtime.ingest import Ingest
 from broker.runtime.sessions import Sessions, SessionTimes
+from broker.transports.admin import Admin
 from broker.transports.door import Door
 from broker.transports.http_stream import HttpStreamTransport
 from broker.transports.rest import Rest
@@ -148,6 +149,7 @@ class Setup:
     write_deadline_s: float = 5.0
     drain_s: float = 3.0
     tls: ssl.SSLContext | None = None
+    admin: Admin = "local"
     #: In place of the REST pages.
     app: App | None = None
     epoch: str = "e1"
@@ -180,7 +182,7 @@ class RunningBroker:
         )
         websocket = WebSocketTransport(self.sessions, time_ns=time.time_ns)
         http_stream = HttpStreamTransport(self.sessions, time_ns=time.time_ns, rng=random.Random(1))
-        self.rest = Rest(self.router, self.ingest, self.sessions)
+        self.rest = Rest(self.router, self.ingest, self.sessions, admin=setup.admin)
         web = WebTransport(setup.app or self.rest.app)
         self.door = Door(
             [listener],

@@ -66,6 +66,11 @@ class Server(Section):
     drain_s: float = _float(
         3.0, 0, 300, "Ctrl-C and SIGTERM give sessions so long to leave; 0 cuts them off at once."
     )
+    admin: Literal["local", "everyone", "nobody"] = Field(
+        default="local",
+        description="Who may ask for /v1/sessions, which names clients: local (on this machine, not through a "
+        "proxy), everyone, nobody.",
+    )
     min_write_gap_ms: float = _float(
         17.0, 0, 1000, "Smallest gap between two rounds of writes under load; longer saves CPU. 0: none."
     )

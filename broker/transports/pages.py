@@ -9,6 +9,8 @@ from typing import Annotated, Literal, TypeAlias
 import orjson
 from msgspec import Meta, Struct
 
+from broker.core.delivery import Delivery
+from broker.core.mailbox import LedgerEntry
 from broker.core.messages import Cursor, Rejected
 from broker.core.ticks import Channel, Symbol, Tick
 
@@ -23,6 +25,7 @@ UtcTime: TypeAlias = Annotated[
         extra_json_schema={"format": "date-time"},
     ),
 ]
+SessionState = Literal["live", "closed", "all"]
 PageFeedState = Literal["starting", "live", "stale", "down", "ended"]
 
 
@@ -145,9 +148,15 @@ class QueueInfo(Struct):
 
     Attributes:
         ticks: queued for all subscriptions together.
+        bytes: that wait for those who are behind, in queues and for the kernel, when last counted.
+        bytes_limit: above it, those who hold most are ended with `over_total_budget`.
+        behind: sessions for which something waited, when last counted.
     """
 
     ticks: Count
+    bytes: Count
+    bytes_limit: Count
+    behind: Count
 
 
 class Stats(Struct):
@@ -178,6 +187,123 @@ class Stats(Struct):
     deliveries_per_s: PerSecond
     tape: TapeInfo
     queues: QueueInfo
+
+
+class SessionQuery(Struct, forbid_unknown_fields=True, frozen=True):
+    """What `/v1/sessions` is asked for.
+
+    Attributes:
+        state: `live`, the default; `closed`: those that ended last; `all`, which is the default with `id`.
+        limit: at most so many.
+        peer: only those from this address.
+        id: only the session of this name, as its `welcome` gave it.
+    """
+
+    state: SessionState | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    peer: Annotated[str, Meta(max_length=64)] | None = None
+    id: Annotated[str, Meta(max_length=64)] | None = None
+
+
+class SessionSubscription(Struct):
+    """One subscription of a session.
+
+    Attributes:
+        sub: its number.
+        ch: its channel.
+        symbols: the first ten of them, patterns as given.
+        symbols_total: how many there are.
+        delivery: the contract in force.
+        ledger: its account; the final one, where the session has ended.
+        queued_bytes: of the queued ticks.
+        peak_ticks: the most that were ever queued.
+    """
+
+    sub: int
+    ch: Channel
+    symbols: list[str]
+    symbols_total: Count
+    delivery: Delivery
+    ledger: LedgerEntry
+    queued_bytes: Count
+    peak_ticks: Count
+
+
+class SessionEnd(Struct):
+    """How a session ended.
+
+    Attributes:
+        at: when.
+        reason: stable, for programs; the same as in `closed` of `/v1/stats`.
+        code: the close code; 1006 where none was sent.
+        text: the reason, for people.
+        advice: what the client could do otherwise, for people; null if there is nothing to be said.
+        closing: what became of the `closing` message. `delivered`: the client closed in good order behind it;
+            `undelivered`: nobody knows whether it was read, if it could be sent at all; `under_way`: it is being
+            sent; `none`: there was nobody to tell, as the client left first.
+    """
+
+    at: UtcTime
+    reason: str
+    code: int
+    text: str
+    advice: str | None
+    closing: Literal["under_way", "delivered", "undelivered", "none"]
+
+
+class SessionInfo(Struct):
+    """One session: as it is, or as it was right before it ended.
+
+    Attributes:
+        id: its name, as its `welcome` gave it.
+        state: whether it has ended.
+        peer: the client's address, without the port.
+        transport: `ws`, `sse` or `ndjson`.
+        codec: `json` or `msgpack`.
+        opened_at: when it was let in.
+        lived_s: for how long it has been there, or was.
+        silent_s: how long ago the client last said anything.
+        requests: that it made.
+        queued_ticks: that wait in its queues.
+        queued_bytes: of these ticks.
+        unsent_bytes: that the kernel does not take, because the client does not read.
+        oldest_tick_age_s: how long the oldest of its queued ticks has waited; null if none is queued.
+        subscriptions: the first twenty of them.
+        subscriptions_total: how many there are.
+        end: null while it lives.
+    """
+
+    id: str
+    state: Literal["live", "closed"]
+    peer: str
+    transport: str
+    codec: str
+    opened_at: UtcTime
+    lived_s: Seconds
+    silent_s: Seconds
+    requests: Count
+    queued_ticks: Count
+    queued_bytes: Count
+    unsent_bytes: Count
+    oldest_tick_age_s: Seconds | None
+    subscriptions: list[SessionSubscription]
+    subscriptions_total: Count
+    end: SessionEnd | None
+
+
+class SessionsPage(Struct):
+    """Answer of `/v1/sessions`.
+
+    Attributes:
+        live: how many there are.
+        closed: how many that have ended are remembered, at most 10000.
+        sessions: those that were asked for. Live ones come first, by what waits for them; then those that ended,
+            the last one first.
+    """
+
+    live: Count
+    closed: Count
+    sessions: list[SessionInfo]
 
 
 class Problem(Struct):

@@ -28,7 +28,8 @@ from broker.core.topics import Topic, check_channel, parse_pattern
 from broker.runtime.feed_runner import FeedRunner
 from broker.runtime.ingest import Ingest
 from broker.runtime.sessions import Sessions
-from broker.transports import pages
+from broker.transports import pages, session_pages
+from broker.transports.admin import Admin, is_allowed
 from broker.transports.documents import asyncapi, openapi
 from broker.transports.http1 import problem_body
 
@@ -57,7 +58,18 @@ class Rest:
         app: the ASGI application.
     """
 
-    def __init__(self, router: Router, ingest: Ingest, sessions: Sessions) -> None:
+    def __init__(
+        self,
+        router: Router,
+        ingest: Ingest,
+        sessions: Sessions,
+        *,
+        admin: Admin = "local",
+        time_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """``admin`` may see the pages about single sessions; ``time_ns`` is wall time, in nanoseconds."""
+        self._admin = admin
+        self._time_ns = time_ns
         self._router = router
         self._ingest = ingest
         self._sessions = sessions
@@ -70,6 +82,7 @@ class Rest:
             "/v1/snapshot": self.snapshot,
             "/v1/feeds": self.feeds,
             "/v1/stats": self.stats,
+            "/v1/sessions": self.sessions,
             "/healthz": self.health,
             "/readyz": self.ready,
             "/openapi.json": lambda request: _document(_openapi()),
@@ -143,6 +156,8 @@ class Rest:
         """Answer `/v1/stats`."""
         _refuse_parameters(request, ())
         tape, live = self._router.tape, self._sessions.live
+        budget = self._sessions.budget
+        waiting = budget.statistics()
         counts = pages.SessionCounts(
             total=len(self._sessions), ws=live["ws"], sse=live["sse"], ndjson=live["ndjson"]
         )
@@ -158,8 +173,28 @@ class Rest:
                 ticks_per_s=self._rates[0],
                 deliveries_per_s=self._rates[1],
                 tape=pages.TapeInfo(tape.offset, tape.kept_ticks, tape.kept_bytes),
-                queues=pages.QueueInfo(sum(map(len, self._router.mailboxes))),
+                queues=pages.QueueInfo(
+                    ticks=sum(map(len, self._router.mailboxes)),
+                    bytes=waiting.bytes,
+                    bytes_limit=budget.limits.total_bytes,
+                    behind=waiting.sessions,
+                ),
             )
+        )
+
+    def sessions(self, request: Request) -> Response:
+        """Answer `/v1/sessions`: to an operator only, and to no page of another origin."""
+        if not is_allowed(request, self._admin):
+            detail = (
+                "/v1/sessions tells of other people's sessions; [server] admin says who may ask, "
+                f"and is {self._admin!r} here"
+            )
+            return _problem(problem_body(403, "not_allowed", detail), 403)
+        _refuse_parameters(request, pages.SessionQuery.__struct_fields__)
+        query = session_pages.parse_query(request.query_params)
+        page = session_pages.sessions_page(self._sessions, query, self._time_ns())
+        return Response(
+            msgspec.json.encode(page), media_type="application/json", headers={"Cache-Control": "no-store"}
         )
 
     def health(self, request: Request) -> Response:

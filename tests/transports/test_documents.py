@@ -254,7 +254,7 @@ def make_rest() -> tuple[Rest, Sessions, Ingest]:
 
 async def get(rest: Rest, url: str) -> httpx.Response:
     transport = httpx.ASGITransport(app=rest.app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://broker") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8765") as client:
         return await client.get(url)
 
 

@@ -16,7 +16,12 @@ from broker import __version__
 from broker.transports import pages
 from broker.transports.documents import examples
 from broker.transports.documents.descriptions import summary
-from broker.transports.documents.parameters import Parameter, stream_parameters, topic_parameters
+from broker.transports.documents.parameters import (
+    Parameter,
+    session_parameters,
+    stream_parameters,
+    topic_parameters,
+)
 from broker.transports.documents.schemas import components, ref
 from broker.transports.http1 import problem_body
 from broker.transports.http_stream import FORMATS
@@ -42,6 +47,7 @@ class Page:
     Attributes:
         answer: ``None``: an object that is described elsewhere.
         parameters: all that it knows, others are refused; ``None``: it looks at none.
+        is_guarded: whether it is for operators only.
     """
 
     path: str
@@ -50,6 +56,7 @@ class Page:
     summary: str
     answer: type[Struct] | None
     parameters: tuple[Parameter, ...] | None = None
+    is_guarded: bool = False
 
 
 def _pages() -> tuple[Page, ...]:
@@ -72,6 +79,15 @@ def _pages() -> tuple[Page, ...]:
         ),
         Page("/v1/feeds", "feeds", "operation", "Feeds and how they are.", pages.Feeds, ()),
         Page("/v1/stats", "stats", "operation", "Sessions, rates, tape and queues.", pages.Stats, ()),
+        Page(
+            "/v1/sessions",
+            "sessions",
+            "operation",
+            "Sessions one by one, also those that ended last; for operators.",
+            pages.SessionsPage,
+            tuple(session_parameters()),
+            is_guarded=True,
+        ),
         Page("/healthz", "healthz", "operation", "Whether the process is alive.", pages.Health),
         Page(
             "/readyz", "readyz", "operation", "Whether a feed is live and newcomers are let in.", pages.Ready
@@ -114,6 +130,8 @@ def _page(page: Page) -> dict[str, Any]:
     responses = {"200": {"description": text, "content": {"application/json": {"schema": schema}}}}
     if page.parameters is not None:
         responses["400"] = _bad_query()
+    if page.is_guarded:
+        responses["403"] = _problem("Not for whoever asks; `[server] admin` says for whom.")
     if page.answer is pages.Ready:
         responses["503"] = _retry_later(summary(pages.NotReady), schema="NotReady")
     return {

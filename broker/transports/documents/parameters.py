@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+from msgspec import Struct
+
 from broker.core.delivery import DeliveryRequest
 from broker.core.ticks import CHANNELS
 from broker.transports.documents.descriptions import field_descriptions
 from broker.transports.documents.schemas import components
 from broker.transports.http_stream import FORMATS
+from broker.transports.pages import SessionQuery
 
 Parameter: TypeAlias = dict[str, Any]
 
@@ -50,7 +53,7 @@ def stream_parameters() -> list[Parameter]:
         _query(
             "snapshot", boolean, "Begin with a snapshot; the default is true without a cursor, else false."
         ),
-        *_delivery_parameters(),
+        *_of_fields(DeliveryRequest),
         {
             "name": "Last-Event-ID",
             "in": "header",
@@ -58,6 +61,11 @@ def stream_parameters() -> list[Parameter]:
             "schema": {"type": "string"},
         },
     ]
+
+
+def session_parameters() -> list[Parameter]:
+    """Return the parameters of ``/v1/sessions``."""
+    return _of_fields(SessionQuery)
 
 
 def query_schema() -> dict[str, Any]:
@@ -78,10 +86,10 @@ def _query(name: str, schema: dict[str, Any], text: str) -> Parameter:
     return {"name": name, "in": "query", "description": text, "schema": schema}
 
 
-def _delivery_parameters() -> list[Parameter]:
-    """Return a parameter for each field of the delivery contract."""
-    texts = field_descriptions(DeliveryRequest)
-    properties = components(["DeliveryRequest"])["DeliveryRequest"]["properties"]
+def _of_fields(kind: type[Struct]) -> list[Parameter]:
+    """Return a parameter for each field of a struct."""
+    texts = field_descriptions(kind)
+    properties = components([kind.__name__])[kind.__name__]["properties"]
     return [
         _query(name, _not_null(schema), texts.get(name, f"As `delivery.{name}` over a WebSocket."))
         for name, schema in properties.items()
@@ -92,4 +100,6 @@ def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
     """Leave out null, which a query says by leaving out the parameter."""
     kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
     rest = {key: value for key, value in schema.items() if key not in ("anyOf", "description")}
+    if rest.get("default", ...) is None:
+        del rest["default"]
     return {**rest, **kinds[0]} if len(kinds) == 1 else rest
