@@ -15,7 +15,7 @@ from broker.runtime.records import SessionRecord
 
 #: So many are remembered, fewer if they take more than so many bytes.
 MOST_SESSIONS = 10_000
-MOST_BYTES = 16 << 20
+MOST_BYTES = 32 << 20
 
 #: What became of the `closing` message; ``none``: the client left first, or broke the protocol below it.
 Closing: TypeAlias = Literal["under_way", "delivered", "undelivered", "none"]
@@ -48,9 +48,9 @@ class ClosedSession(Struct, gc=False):
         """What its record takes, in bytes."""
         return len(self._packed)
 
-    def may_contain(self, text: str) -> bool:
-        """Tell, for little, whether a text could be part of the record; false is certain."""
-        return text.encode() in self._packed
+    def may_contain(self, text: bytes) -> bool:
+        """Tell, for little, whether a text (in UTF-8) could be part of the record; false is certain."""
+        return text in self._packed
 
 
 class ClosedSessions:

@@ -14,7 +14,7 @@ from broker.core.ticks import Channel
 
 #: Of a session so many subscriptions are recorded, and so many symbols of each: a record has a bound.
 MOST_SUBSCRIPTIONS = 20
-MOST_SYMBOLS = 10
+MOST_SYMBOLS = 5
 
 
 class SubscriptionRecord(Struct, array_like=True, gc=False, frozen=True):

@@ -211,7 +211,7 @@ class SessionSubscription(Struct):
     Attributes:
         sub: its number.
         ch: its channel.
-        symbols: the first ten of them, patterns as given.
+        symbols: the first five of them, patterns as given.
         symbols_total: how many there are.
         delivery: the contract in force.
         ledger: its account; the final one, where the session has ended.

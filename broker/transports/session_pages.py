@@ -59,7 +59,7 @@ def _live(sessions: Sessions, query: SessionQuery, now_ns: int) -> Iterator[page
 
 
 def _closed(sessions: Sessions, query: SessionQuery) -> Iterator[pages.SessionInfo]:
-    wanted = [text for text in (query.id, query.peer) if text is not None]
+    wanted = [text.encode() for text in (query.id, query.peer) if text is not None]
     for closed in sessions.last_closed:
         if not all(map(closed.may_contain, wanted)):
             continue

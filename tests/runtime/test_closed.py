@@ -42,8 +42,8 @@ def test_record_is_read_back_as_it_was() -> None:
     closed = ClosedSessions().add(record("a-name"), errors.OVER_LIMIT, 7)
     assert closed.record == record("a-name")
     assert (closed.reason, closed.at_ns, closed.closing) == (errors.OVER_LIMIT, 7, "under_way")
-    assert closed.may_contain("a-name")
-    assert not closed.may_contain("b-name")
+    assert closed.may_contain(b"a-name")
+    assert not closed.may_contain(b"b-name")
 
 
 @pytest.mark.parametrize("reason", [errors.ASKED, errors.CLIENT_GONE, errors.CLIENT_SILENT])
