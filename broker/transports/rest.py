@@ -186,8 +186,8 @@ class Rest:
         """Answer `/v1/sessions`: to an operator only, and to no page of another origin."""
         if not is_allowed(request, self._admin):
             detail = (
-                "/v1/sessions tells of other people's sessions; [server] admin says who may ask, "
-                f"and is {self._admin!r} here"
+                f"/v1/sessions is for operators: [server] admin is {self._admin!r} here; "
+                "'local' answers on this machine, at 127.0.0.1 or localhost, and not through a proxy"
             )
             return _problem(problem_body(403, "not_allowed", detail), 403)
         _refuse_parameters(request, pages.SessionQuery.__struct_fields__)
