@@ -94,7 +94,7 @@ class Mailbox:
         is_deferred: whether the contract may want its ticks later than in the next round.
         wants_json: whether every tick will be needed as JSON.
         offered, conflated, dropped, delivered: ticks, since the subscription began, the inbox left out.
-        peak: the most ticks that were ever queued.
+        peak: the most ticks that ever had to wait.
         verdict: EVICT once the contract has called for it, whoever it was that settled then.
     """
 
@@ -193,12 +193,12 @@ class Mailbox:
         """Queue what is in the inbox, and keep the bounds: drop, turn to the latest, or evict, by contract."""
         self.admit()
         queue = self._queue
-        self.peak = max(self.peak, len(queue))
         if isinstance(queue, FifoQueue):
             if len(queue) > self.limit or queue.bytes > self.limits.queue_bytes:
                 self._overflow(queue)
         elif len(queue) > self.limit or queue.bytes > self.limits.queue_bytes:
             self.verdict = Verdict.EVICT
+        self.peak = max(self.peak, len(self._queue))
         return self.verdict
 
     def offer(self, entry: Entry) -> Verdict:

@@ -81,7 +81,7 @@ def _record(sub: Subscription) -> SubscriptionRecord:
         delivery=sub.delivery,
         ledger=sub.ledger(),
         queued_bytes=sub.mailbox.bytes,
-        peak_ticks=sub.mailbox.peak,
+        peak_ticks=max(sub.mailbox.peak, len(sub.mailbox)),
     )
 
 

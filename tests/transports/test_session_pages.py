@@ -79,9 +79,12 @@ async def test_evicted_session_is_found_with_reason_advice_and_final_account(aut
             delivery = {"queue": 10, "overflow": "evict", "max_delay_ms": 60_000}
             await ws.ask("subscribe", ch="trade", symbols=[ACME], delivery=delivery)
             await ws.receive_type("ack")
-            broker.publish(*trades(ACME, 25))
+            broker.publish(*trades(ACME, 3))
+            (subscriber,) = broker.sessions
+            subscriber.evict(errors.OVER_LIMIT)
             closing = await ws.receive_type("closing")
             assert closing["advice"] == errors.OVER_LIMIT.advice
+            assert closing["ledger"][0]["pending"] == 3
             ws.raw.close()
         await broker.settled(lambda: not broker.door.open)
         assert await sessions(broker) == []
