@@ -90,11 +90,12 @@ class Walk:
             self.frames += 1
         while position < end:
             size = _whole(data, position)
-            if data[position] == PING and position + size <= end:
-                pings.append(data[position + 2 : position + size])
-            elif not size or data[position] == PING:
+            is_ping = data[position] == PING
+            if not size or (is_ping and position + size > end):
                 self._head = data[position:]
                 return pings
+            if is_ping:
+                pings.append(data[position + 2 : position + size])
             position += size
             if position > end:
                 self._skip = position - end

@@ -33,6 +33,14 @@ def test_walk_finds_every_ping_and_counts_every_frame(
     assert walk.is_between_frames
 
 
+def test_ping_may_be_cut_behind_any_of_its_bytes() -> None:
+    data = Connection(ConnectionType.SERVER).send(Ping(payload=b"abc"))
+    for end in range(1, len(data)):
+        walk = Walk()
+        assert walk.read(data[:end]) + walk.read(data[end:]) == [b"abc"]
+        assert (walk.frames, walk.is_between_frames) == (1, True)
+
+
 def test_walk_in_the_middle_of_a_frame_says_so() -> None:
     data = Connection(ConnectionType.SERVER).send(TextMessage(data="x" * 500))
     for end in (1, 3, 4, 100, 503):
