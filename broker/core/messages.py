@@ -25,6 +25,21 @@ class _Request(Struct, tag_field="op", forbid_unknown_fields=True, kw_only=True)
     id: RequestId
 
 
+class ReplayRequest(Struct, forbid_unknown_fields=True, rename={"since": "from"}):
+    """A recording that a subscription begins with, before it goes live.
+
+    Attributes:
+        recording: the name of the recording that is played first.
+        speed: times the speed at which it was recorded; `max`, the default, is the speed at which you read.
+        since: begin with what was recorded at this time: as RFC 3339 or in nanoseconds since the Unix epoch;
+            null for its beginning.
+    """
+
+    recording: Annotated[str, Meta(max_length=64)]
+    speed: Annotated[float, Meta(ge=0.01, le=10_000)] | Literal["max"] = "max"
+    since: Annotated[str, Meta(max_length=64)] | int | None = None
+
+
 class Subscribe(_Request, tag="subscribe"):
     """Ask for the ticks of a channel's symbols.
 
@@ -35,6 +50,8 @@ class Subscribe(_Request, tag="subscribe"):
         cursor: resume behind it; null for a fresh start.
         snapshot: whether to begin with the latest ticks; true without a cursor and false with one, if left
             out.
+        replay: play a recording first, every tick of it, at the speed at which you read; then go on live
+            where it ends.
     """
 
     ch: str
@@ -43,6 +60,7 @@ class Subscribe(_Request, tag="subscribe"):
     cursor: Annotated[str, Meta(max_length=256)] | None = None
     #: Default: true without a cursor, false with one.
     snapshot: bool | None = None
+    replay: ReplayRequest | None = None
 
 
 class Unsubscribe(_Request, tag="unsubscribe"):

@@ -20,6 +20,7 @@ from broker.core.framing import Framing
 from broker.core.mailbox import Mailbox, Verdict
 from broker.core.messages import Ack, Closing, Gap, Ledger, Message, Notice
 from broker.core.packing import shared_packer
+from broker.core.playing import cursor_of, take_played
 from broker.core.queues import Item
 from broker.core.session import Session
 from broker.core.subscription import Subscription
@@ -127,6 +128,8 @@ class Outbox:
             return None
         if sub.delivery.max_age_ms is not None or sub.delivery.max_rate is not None:
             return None
+        if sub.replay is not None:
+            return None
         self._plain = sub.mailbox
         self._most = WRITE_BOOKS if sub.ch == "book" else WRITE_TICKS
         return self._plain
@@ -142,8 +145,13 @@ class Outbox:
 
         A resume brings no snapshot, so it would never see the symbols that were still to come.
         """
-        subs = self._session.subscriptions.values()
-        return "" if any(sub.snapshot is not None for sub in subs) else cursor
+        is_good = True
+        for sub in self._session.subscriptions.values():
+            if sub.snapshot is not None:
+                return ""
+            if sub.replay is not None:
+                is_good = cursor_of(self._session)[1]
+        return cursor if is_good else ""
 
     def settle(self) -> Subscription | None:
         """Keep every queue within its bounds; return the subscription that has to be evicted, if any."""
@@ -190,7 +198,13 @@ class Outbox:
         if pending:
             first = min(pending, key=lambda sub: sub.snapshot_offset)
             return self._take_ticks(subs, first.snapshot_offset) or self._take_snapshot(first)
-        return self._take_ticks(subs, None)
+        return self._take_ticks(subs, None) or self._take_played(now)
+
+    def _take_played(self, now: float) -> bytes:
+        """Return what a replay has: behind all that is live, which others may have asked for beside it."""
+        most = WRITE_TICKS, WRITE_BYTES
+        played = take_played(self._session, self._codec, self._framing, now, most)
+        return self._take_in_order(now) if played is None else played
 
     def _collect_gaps(self, but: int = 0) -> None:
         session = self._session

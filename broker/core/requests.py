@@ -11,7 +11,7 @@ import msgspec
 
 from broker.core.delivery import DeliveryRequest, Mode, Overflow
 from broker.core.errors import RequestError
-from broker.core.messages import REQUESTS, Request
+from broker.core.messages import REQUESTS, ReplayRequest, Request
 
 T = TypeVar("T")
 
@@ -19,6 +19,12 @@ T = TypeVar("T")
 _PATH = re.compile(r"[^.\[\]]+")
 #: What msgspec says of a name that isn't text; JSON has none, MessagePack has.
 _ODD_KEY = re.compile(r" - at `key` in `\$[^`]*`$")
+
+#: Members of requests that are objects themselves.
+_MEMBERS: dict[str, type[msgspec.Struct]] = {"delivery": DeliveryRequest, "replay": ReplayRequest}
+
+#: What msgspec does not say of a value that may be of several types.
+_WANTED = {"speed": "a number from 0.01 to 10000, or 'max'"}
 
 #: What msgspec does not say of a wrong choice.
 CHOICES: dict[str, tuple[str, ...]] = {"mode": get_args(Mode), "overflow": get_args(Overflow)}
@@ -81,6 +87,10 @@ def _explain(text: str, fields: Any) -> RequestError:
     value = _value_at(fields, names)
     if "missing required field" in what:
         return RequestError("invalid_request", f"{what.split('`')[1]}: is missing; {what}")
+    if names and names[-1] in _WANTED:
+        return RequestError(
+            "invalid_request", f"{where}: {show(value)} is not right: it must be {_WANTED[names[-1]]}"
+        )
     choices = CHOICES.get(names[-1]) if names else None
     if choices is not None:
         return RequestError(
@@ -95,8 +105,7 @@ def _explain_unknown(fields: Any) -> RequestError:
     prefix, known = "", _fields_known(fields)
     odd = [name for name in fields if name not in known]
     if not odd:
-        prefix, fields, known = "delivery.", fields["delivery"], _fields_known(None)
-        odd = [name for name in fields if name not in known]
+        prefix, fields, known, odd = _odd_within(fields)
     name = odd[0]
     shown = name if isinstance(name, str) and len(name) <= 80 and name.isprintable() else show(name)
     return RequestError(
@@ -104,6 +113,18 @@ def _explain_unknown(fields: Any) -> RequestError:
         f"{prefix}{shown}: {show(fields[name])} is for a field that is not known here; "
         f"there are {', '.join(known)}{nearest(name, known)}",
     )
+
+
+def _odd_within(fields: Any) -> tuple[str, Any, list[str], list[Any]]:
+    """Return the member that has fields which are not known, and which those are."""
+    for member, kind in _MEMBERS.items():
+        inner = fields.get(member)
+        if isinstance(inner, dict):
+            known = _encoded_names(kind)
+            odd = [name for name in inner if name not in known]
+            if odd:
+                return f"{member}.", inner, known, odd
+    raise AssertionError("msgspec refused a field that is known")
 
 
 def _value_at(fields: Any, names: Iterable[str]) -> Any:
@@ -122,9 +143,11 @@ def _value_at(fields: Any, names: Iterable[str]) -> Any:
 def _fields_known(fields: Any) -> list[str]:
     """Return the fields of a request, or of a contract where there is no ``op``."""
     kind = REQUESTS.get(fields.get("op", "")) if isinstance(fields, dict) else None
-    if kind is None:
-        return [item.encode_name for item in msgspec.structs.fields(DeliveryRequest)]
-    return ["op", *(item.encode_name for item in msgspec.structs.fields(kind))]
+    return _encoded_names(DeliveryRequest) if kind is None else ["op", *_encoded_names(kind)]
+
+
+def _encoded_names(kind: type[msgspec.Struct]) -> list[str]:
+    return [item.encode_name for item in msgspec.structs.fields(kind)]
 
 
 def nearest(wrong: Any, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ subscription's snapshot and its first update.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -21,11 +21,13 @@ from broker.core.delivery import Delivery, DeliveryLimits, negotiate
 from broker.core.errors import CloseReason, RequestError
 from broker.core.mailbox import LedgerEntry, Mailbox, Missing
 from broker.core.messages import Message
+from broker.core.playing import cursor_of
+from broker.core.replay import Plan, Replays
 from broker.core.requests import request_id, to_request
 from broker.core.router import Router
 from broker.core.subscription import Subscription
 from broker.core.tape import Entry
-from broker.core.ticks import Channel, is_symbol
+from broker.core.ticks import Channel, is_symbol, venue_of
 from broker.core.topics import Topic, check_channel, parse_pattern
 
 #: More messages than this in a minute that can't be understood end the session (protocol, section 2).
@@ -71,6 +73,7 @@ class Session:
         subscriptions: by their number, in the order in which they were made.
         only: the subscription of a session that has one, as most do; saves a look-up for every write.
         close_reason: set once the session has to end; whoever runs it sends `closing` and closes.
+        replays: reads recordings for it, where the broker has any.
         untold: gaps of subscriptions that have ended, by their number; told with the next message.
         on_change: called when a subscription has come, gone or changed.
     """
@@ -88,6 +91,7 @@ class Session:
         self.subscriptions: dict[int, Subscription] = {}
         self.only: Subscription | None = None
         self.close_reason: CloseReason | None = None
+        self.replays: Replays | None = None
         self.untold: list[tuple[int, Missing]] = []
         self.on_change: Callable[[], None] = _ignore
         self.requests = 0
@@ -144,7 +148,7 @@ class Session:
 
     def heartbeat(self, ts: int) -> messages.Heartbeat:
         """Return a heartbeat; ``ts`` is wall time in nanoseconds."""
-        return messages.Heartbeat(ts, self.router.tape.cursor(self.position()), self.ledger())
+        return messages.Heartbeat(ts, cursor_of(self)[0], self.ledger())
 
     def position(self) -> int:
         """Return the offset up to which the client has been sent everything it is to get."""
@@ -234,15 +238,20 @@ class Session:
         ch = check_channel(request.ch)
         delivery = negotiate(ch, request.delivery, self.limits.delivery)
         self._check_room(len(request.symbols))
-        accepted, rejected = self._sort_symbols(ch, request.symbols)
+        plan = self._plan(request)
+        accepted, rejected = self._sort_symbols(ch, request.symbols, plan)
         if not accepted:
             raise _nothing_accepted(rejected)
         sub = Subscription(self._next_sub, ch, accepted, delivery, self._open(ch, delivery))
         self._next_sub += 1
         self.subscriptions[sub.id] = sub
         self._note_only()
-        self._claim(sub, request.cursor)
-        cursor = self._start(sub, request.cursor, request.snapshot, now)
+        if plan is None or plan.is_over:
+            self._claim(sub, request.cursor)
+            cursor = self._start(sub, request.cursor, request.snapshot, now)
+        else:
+            self._claim(sub, None)
+            cursor = self._play(sub, plan)
         return messages.Ack(
             request.id,
             "subscribe",
@@ -253,6 +262,36 @@ class Session:
             delivery=delivery,
             cursor=cursor,
         )
+
+    def _plan(self, request: messages.Subscribe) -> Plan | None:
+        """Check what a subscription is to begin with, if that is a replay."""
+        if request.replay is None:
+            return None
+        if request.snapshot is not None:
+            raise RequestError(
+                "invalid_request",
+                f"snapshot: {request.snapshot} does not go with replay, which shows what is needed; leave it out",
+            )
+        if self.replays is None:
+            raise RequestError("unknown_recording", "replay.recording: this broker has no recordings")
+        return self.replays.plan(request.replay, request.cursor)
+
+    def _play(self, sub: Subscription, plan: Plan) -> str:
+        """Play a recording first; the topics are attached when it is over (`broker.core.playing`)."""
+        assert self.replays is not None
+        sub.replay = self.replays.start(sub, plan, lambda symbol: self._is_for(sub, symbol))
+        return cursor_of(self)[0]
+
+    def _is_for(self, sub: Subscription, symbol: str) -> bool:
+        """Tell whether a symbol is this subscription's, by the rule that `_claim` follows."""
+        named = self._named.get((sub.ch, symbol))
+        if named is not None:
+            return named is sub
+        venue = venue_of(symbol)
+        for other in self.subscriptions.values():
+            if other.ch == sub.ch and ("*" in other.patterns or venue in other.patterns):
+                return other is sub
+        return False
 
     def _open(self, ch: Channel, delivery: Delivery) -> Mailbox:
         mailbox = Mailbox(ch, delivery, self.limits.delivery, owner=self.owner)
@@ -280,7 +319,9 @@ class Session:
                 f"{limits.symbols} are the most (a pattern counts as one)",
             )
 
-    def _sort_symbols(self, ch: Channel, symbols: Sequence[str]) -> tuple[list[str], list[messages.Rejected]]:
+    def _sort_symbols(
+        self, ch: Channel, symbols: Sequence[str], plan: Plan | None
+    ) -> tuple[list[str], list[messages.Rejected]]:
         topics = self.router.topics
         accepted: dict[str, None] = {}
         rejected = []
@@ -290,10 +331,11 @@ class Session:
             if symbol in accepted or (ch, symbol) in self._named:
                 code = "already_subscribed"
             elif venue is not None:
-                code = None if topics.knows_venue(venue) else "unknown_venue"
+                is_known = topics.knows_venue(venue) or (plan is not None and plan.covers(venue))
+                code = None if is_known else "unknown_venue"
             elif not is_symbol(symbol):
                 code = "invalid_symbol"
-            elif not topics.knows(symbol):
+            elif not topics.knows(symbol) and (plan is None or not plan.covers(venue_of(symbol))):
                 code = "unknown_symbol"
             if code is None:
                 accepted[symbol] = None
@@ -345,7 +387,8 @@ class Session:
             if sub.ch == topic.ch and ("*" in sub.patterns or topic.venue in sub.patterns):
                 if topic not in self._owner:
                     self._own(topic, sub)
-                    topic.attach(sub.mailbox)
+                    if sub.replay is None:
+                        topic.attach(sub.mailbox)
                 return
 
     def _start(self, sub: Subscription, cursor: str | None, snapshot: bool | None, now: float) -> str:
@@ -356,18 +399,36 @@ class Session:
             wanted = list(sub.topics)
         begin = tape.offset
         if cursor is None:
-            for topic in sub.topics:
-                topic.attach(sub.mailbox)
+            self._attach(sub)
         else:
             known = tape.parse_cursor(cursor)
             begin = tape.offset if known is None else known
             wanted = list(dict.fromkeys([*wanted, *self._resume(sub, known, now)]))
-        entries = [entry for topic in wanted for entry in tape.snapshot(topic, now)]
+        self._show(sub, wanted, now)
+        # It covers the whole session: the other subscriptions may still have something queued.
+        return tape.cursor(min(begin, self.position()))
+
+    def begin_live(self, sub: Subscription, now: float) -> None:
+        """Take up every topic of a subscription as it stands now, behind a replay of something else."""
+        self._attach(sub)
+        self._show(sub, sub.topics, now)
+
+    def resume(self, sub: Subscription, offset: int, now: float, shown: Sequence[Topic]) -> None:
+        """Take up every topic of a subscription behind ``offset``; the snapshot has ``shown``, if only it helps."""
+        too_old = self._resume(sub, offset, now)
+        self._show(sub, dict.fromkeys([*shown, *too_old]), now)
+
+    @staticmethod
+    def _attach(sub: Subscription) -> None:
+        for topic in sub.topics:
+            topic.attach(sub.mailbox)
+
+    def _show(self, sub: Subscription, topics: Iterable[Topic], now: float) -> None:
+        tape = self.router.tape
+        entries = [entry for topic in topics for entry in tape.snapshot(topic, now)]
         if entries:
             sub.snapshot = deque(entries)
             sub.snapshot_offset = tape.offset
-        # It covers the whole session: the other subscriptions may still have something queued.
-        return tape.cursor(min(begin, self.position()))
 
     def _resume(self, sub: Subscription, offset: int | None, now: float) -> list[Topic]:
         """Take up every topic behind ``offset``; return those for which only a snapshot can help."""
@@ -433,6 +494,8 @@ class Session:
     def _end(self, sub: Subscription) -> LedgerEntry:
         """Take the subscription out; topics that an earlier pattern also covers go back to it."""
         ledger = sub.ledger()
+        if sub.replay is not None:
+            sub.replay.cancel()
         self.untold += [(sub.id, gap) for gap in sub.mailbox.take_gaps()]
         topics = self.router.topics
         del self.subscriptions[sub.id]

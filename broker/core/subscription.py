@@ -7,6 +7,7 @@ from collections import deque
 from broker.core.backlog import Backlog
 from broker.core.delivery import Delivery
 from broker.core.mailbox import LedgerEntry, Mailbox
+from broker.core.replay import Replay
 from broker.core.tape import Entry
 from broker.core.ticks import Channel
 from broker.core.topics import Topic, parse_pattern
@@ -21,6 +22,7 @@ class Subscription:
         topics: those that it owns now, each of them attached to the mailbox or in the backlog.
         snapshot: what has yet to be sent of it, valid at ``snapshot_offset``.
         backlog: what has yet to be read from the history.
+        replay: the recording that is played to it; its topics are not attached before that is over.
     """
 
     __slots__ = (
@@ -30,6 +32,7 @@ class Subscription:
         "id",
         "mailbox",
         "patterns",
+        "replay",
         "snapshot",
         "snapshot_offset",
         "symbols",
@@ -49,6 +52,7 @@ class Subscription:
         self.snapshot: deque[Entry] | None = None
         self.snapshot_offset = 0
         self.backlog: Backlog | None = None
+        self.replay: Replay | None = None
 
     def ledger(self) -> LedgerEntry:
         """Return the account as of now; what the backlog holds is offered and pending."""
@@ -62,6 +66,8 @@ class Subscription:
             position = min(position, first - 1)
         if self.backlog:
             position = min(position, self.backlog.position())
+        if self.replay is not None:
+            position = min(position, self.replay.live_position)
         return position
 
     def leave(self, topic: Topic) -> int | None:

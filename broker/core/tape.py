@@ -87,6 +87,11 @@ class Tape:
         """How many ticks the history holds."""
         return self.offset - self._oldest + 1
 
+    @property
+    def oldest(self) -> int:
+        """Offset of the oldest tick in the history; one behind the newest if there is none."""
+        return self._oldest
+
     def append(self, ticks: Iterable[Tick], at: float) -> list[Entry]:
         """Number a batch, in order, and return it as entries.
 
@@ -186,6 +191,12 @@ class Tape:
     def kept(self, offset: int) -> bytes:
         """Return a tick of the history as it was encoded; it must be there."""
         return self._ring[offset % self._places]
+
+    def stretch(self, first: int, most: int) -> tuple[list[Topic], list[bytes]]:
+        """Return at most so many ticks from ``first`` on, with their topics; `oldest` is the first there may be."""
+        places = self._places
+        found = [offset % places for offset in range(first, min(first + most, self.offset + 1))]
+        return [self._ring_topics[place] for place in found], [self._ring[place] for place in found]
 
     def snapshot(self, topic: Topic, at: float) -> list[Entry]:
         """Return the topic's whole present state: none before its first tick, usually one entry.

@@ -20,6 +20,7 @@ from broker.core.session import SessionLimits
 from broker.runtime.budget import Budget, BudgetLimits
 from broker.runtime.closed import ClosedSession, ClosedSessions
 from broker.runtime.fanout import Fanout
+from broker.runtime.replays import Replays
 from broker.runtime.stream import Stream
 from broker.runtime.subscriber import Subscriber
 
@@ -74,6 +75,7 @@ class Sessions:
         server: str,
         time_ns: Callable[[], int],
         rng: random.Random = CHANCE,
+        replays: Replays | None = None,
     ) -> None:
         """Let nobody in yet.
 
@@ -81,6 +83,7 @@ class Sessions:
             most_per_address: 0 for no limit of its own.
             server: as `welcome` says it.
             rng: draws the sessions' names.
+            replays: plays recordings to them, where there are any.
         """
         self.limits = limits
         self.times = times
@@ -96,6 +99,7 @@ class Sessions:
         self._server = server
         self._time_ns = time_ns
         self._rng = rng
+        self._replays = replays
         self._slots: list[dict[Subscriber, Callable[[float], None]]] = [{} for _ in range(SLOTS)]
         self._next_slot = count()
         self._slot_of: dict[Subscriber, int] = {}
@@ -148,6 +152,8 @@ class Sessions:
             peer=address,
             finish=finish,
         )
+        if self._replays is not None:
+            subscriber.session.replays = self._replays.of(subscriber)
         stream.on_dead = lambda: self._lost(subscriber, stream)
         slot = next(self._next_slot) % SLOTS
         self._slots[slot][subscriber] = lambda now: keep_alive(subscriber, now)
