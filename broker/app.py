@@ -10,12 +10,15 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 import trio
 
 from broker import __version__
 from broker.config import Config
+from broker.config.recordings import FeedOptions as FeedRecordingOptions
+from broker.config.recordings import RecordingOptions, TapeOptions
 from broker.core.delivery import DeliveryLimits
 from broker.core.errors import ConfigError
 from broker.core.router import Router
@@ -24,9 +27,14 @@ from broker.core.tape import HistoryLimits, Tape
 from broker.core.topics import Topics
 from broker.runtime.budget import BudgetLimits
 from broker.runtime.fanout import Fanout
+from broker.runtime.feed_recording import FeedRecording
 from broker.runtime.ingest import Ingest
 from broker.runtime.network import KERNEL, Listener, Waiting
+from broker.runtime.recorder import InThread, Recorder, What
+from broker.runtime.replays import Recording, Replays
 from broker.runtime.sessions import CHANCE, Sessions, SessionTimes
+from broker.runtime.tape_files import TapeWriter
+from broker.runtime.tape_recording import TapeRecording
 from broker.transports import upstream
 from broker.transports.door import Door, Handler
 from broker.transports.http_stream import HttpStreamTransport
@@ -59,13 +67,19 @@ class Broker:
     """Everything that one configuration makes; `run` brings it to life."""
 
     def __init__(
-        self, config: Config, *, time_ns: Callable[[], int] = time.time_ns, rng: random.Random = CHANCE
+        self,
+        config: Config,
+        *,
+        time_ns: Callable[[], int] = time.time_ns,
+        rng: random.Random = CHANCE,
+        in_thread: InThread = trio.to_thread.run_sync,
     ) -> None:
         """Build it; nothing is opened yet. Must be called under Trio, whose clock it uses.
 
         Args:
             time_ns: wall time, in nanoseconds since the Unix epoch.
             rng: all chance there is: a seeded one, a simulated clock and network make a run repeatable.
+            in_thread: runs what touches the disk.
         """
         self.config = config
         self.topics = Topics()
@@ -79,6 +93,9 @@ class Broker:
         for options in config.feeds:
             feed = FEEDS[options.type](options)
             self.ingest.add(options.name or options.type, options.type, feed, _child(rng))
+        self.recorders: list[Recorder] = []
+        recordings = [self._recording(options, time_ns, in_thread) for options in config.recordings]
+        self.replays = Replays(self.tape, recordings, most=config.limits.replays)
         self.sessions = Sessions(
             self.fanout,
             most=config.limits.sessions,
@@ -93,11 +110,32 @@ class Broker:
             server=f"tapecast/{__version__}",
             time_ns=time_ns,
             rng=rng,
+            replays=self.replays,
         )
         self.websocket = WebSocketTransport(self.sessions, time_ns=time_ns)
         self.http_stream = HttpStreamTransport(self.sessions, time_ns=time_ns, rng=_child(rng))
         self.rest = Rest(self.router, self.ingest, self.sessions, admin=config.server.admin, time_ns=time_ns)
         self.web = WebTransport(self.rest.app)
+
+    def _recording(
+        self, options: RecordingOptions, time_ns: Callable[[], int], in_thread: InThread
+    ) -> Recording:
+        """Return what can be played, and keep the recorder if it is also to be recorded."""
+        if isinstance(options, FeedRecordingOptions):
+            keys = {"path": options.path, "format": options.format, "venue": options.venue}
+            feed = FEEDS["replay"].Options.model_validate({"type": "replay", "speed": "max", **keys})
+            return FeedRecording(options.name, lambda: FEEDS["replay"](feed), time_ns=time_ns)
+        assert isinstance(options, TapeOptions)
+        folder = Path(options.path).expanduser()
+        recorder = None
+        if options.record:
+            writer = TapeWriter(folder, file_bytes=options.file_bytes, max_bytes=options.max_bytes)
+            what = What(frozenset(options.channels), tuple(options.symbols))
+            recorder = Recorder(
+                options.name, self.tape, writer, what=what, time_ns=time_ns, in_thread=in_thread
+            )
+            self.recorders.append(recorder)
+        return TapeRecording(options.name, folder, recorder, in_thread=in_thread)
 
     def door(
         self, listeners: Sequence[Listener], tls: ssl.SSLContext | None, *, waiting: Waiting = KERNEL
@@ -123,6 +161,9 @@ class Broker:
         async with trio.open_nursery() as connections, trio.open_nursery() as workers:
             workers.start_soon(self.ingest.run)
             workers.start_soon(self.fanout.run)
+            workers.start_soon(self.replays.run)
+            for recorder in self.recorders:
+                workers.start_soon(recorder.run, name=f"recorder {recorder.name}")
             workers.start_soon(self.sessions.look_after)
             workers.start_soon(self.rest.measure)
             workers.start_soon(door.serve, connections)

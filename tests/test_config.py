@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from broker.config import Config, default_toml, load, load_config
+from broker.config.recordings import read_recordings
 from broker.config.sources import all_keys, variable
 from broker.config.tree import SECTIONS
 from broker.core.errors import ConfigError
@@ -65,9 +66,14 @@ def test_config_toml_gives_every_key_of_the_simulated_feed() -> None:
 
 def test_examples_in_config_toml_work_once_the_comment_signs_are_gone(tmp_path: Path) -> None:
     text = (ROOT / "config.toml").read_text()
-    examples = text[text.index("# [[feeds]]") :]
+    examples = "\n".join(re.findall(r"^# \[\[(?:.+\n)+", text, re.MULTILINE))
     path = write(tmp_path, re.sub(r"^# ", "", examples, flags=re.MULTILINE))
-    assert [feed.type for feed in load_config(path, {}, {}).feeds] == ["replay", "coinbase", "binance"]
+    config = load_config(path, {}, {})
+    assert [feed.type for feed in config.feeds] == ["replay", "coinbase", "binance"]
+    assert [recording.type for recording in config.recordings] == ["tape", "replay"]
+    tape = {"type": "tape", "name": "tape", "path": "recordings/tape"}
+    [of_example] = read_recordings([tape], "")[0]
+    assert config.recordings[0] == of_example, "the example shows the defaults"
 
 
 def test_every_key_says_what_it_does() -> None:

@@ -21,7 +21,9 @@ def check(config: ConfigFlag = None) -> int:
     """Report all mistakes of the file and the environment at once; exit code 78 if there are any."""
     loaded = load_settings(config)
     feeds = [options.name or options.type for options in loaded.config.feeds]
-    print(f"{_source(loaded)}: no mistakes; feeds: {', '.join(feeds) or 'none'}")
+    recordings = [options.name for options in loaded.config.recordings]
+    also = f"; recordings: {', '.join(recordings)}" if recordings else ""
+    print(f"{_source(loaded)}: no mistakes; feeds: {', '.join(feeds) or 'none'}{also}")
     return exits.OK
 
 
@@ -29,10 +31,11 @@ def check(config: ConfigFlag = None) -> int:
 def show(config: ConfigFlag = None) -> int:
     """Show every key's value in force, and where it comes from."""
     from broker.config.problems import show as shown
+    from broker.config.recordings import dumped
 
     loaded = load_settings(config)
     for name, section in loaded.config:
-        if name == "feeds":
+        if name in ("feeds", "recordings"):
             continue
         print(f"[{name}]")
         for key, value in section:
@@ -41,6 +44,11 @@ def show(config: ConfigFlag = None) -> int:
     for options in loaded.config.feeds:
         print(f"[[feeds]]  # {loaded.feeds_origin}")
         for key, value in options.model_dump(mode="json", exclude_none=True).items():
+            print(f"{key} = {shown(value)}")
+        print()
+    for recording in loaded.config.recordings:
+        print(f"[[recordings]]  # {loaded.recordings_origin}")
+        for key, value in dumped(recording).items():
             print(f"{key} = {shown(value)}")
         print()
     return exits.OK

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from broker.config.problems import show
+from broker.config.recordings import TapeOptions
 from broker.config.sources import Key
 from broker.config.tree import Config
 
 Where = Callable[[Key], str]
 CERT, KEY = ("server", "tls_cert"), ("server", "tls_key")
 DEADLINE = ("slow_consumer", "write_deadline_s")
+HISTORY = (("history", "ticks"), ("history", "bytes"), ("history", "age_s"))
 PING_INTERVAL, PING_TIMEOUT = ("server", "ping_interval_s"), ("server", "ping_timeout_s")
 
 
@@ -28,6 +30,16 @@ def cross_checks(config: Config, where: Where, bad: set[Key]) -> Iterator[str]:
     yield from _budgets(config, where, bad)
     if not bad & {DEADLINE, PING_INTERVAL, PING_TIMEOUT}:
         yield from _silence(config, where)
+    if not bad & {*HISTORY}:
+        yield from _recording(config, where)
+
+
+def _recording(config: Config, where: Where) -> Iterator[str]:
+    # The recorder takes what it writes from there.
+    names = [each.name for each in config.recordings if isinstance(each, TapeOptions) and each.record]
+    for key in HISTORY if names else ():
+        if not getattr(config.history, key[1]):
+            yield f"{where(key)} = 0: must be more than 0, as the recording {show(names[0])} is taken from the history"
 
 
 def _tls(config: Config, where: Where) -> Iterator[str]:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from broker.config.checks import cross_checks
 from broker.config.feeds import default_feeds, read_feeds, same_names
 from broker.config.problems import nearest, one_line, show, wanted
+from broker.config.recordings import RecordingOptions, read_recordings
 from broker.config.sources import CONFIG_VARIABLE, Key, Layer, from_env, from_file, from_flags
 from broker.config.tree import SECTIONS, Config
 from broker.core.errors import ConfigError
@@ -28,12 +29,14 @@ class Loaded:
         path: the file that was read, if one was named.
         origins: by (section, key): only those that are not the default.
         feeds_origin: the same for the list of feeds.
+        recordings_origin: the same for that of recordings.
     """
 
     config: Config
     path: Path | None
     origins: Mapping[Key, str]
     feeds_origin: str
+    recordings_origin: str
 
 
 def load_config(path: Path | None, env: Mapping[str, str], flags: Mapping[str, object]) -> Config:
@@ -63,7 +66,7 @@ def load(path: Path | None, env: Mapping[str, str], flags: Mapping[str, object])
     problems = [*merge.problems, *cross_checks(config, merge.where, merge.bad)]
     if problems:
         raise ConfigError([one_line(problem) for problem in problems])
-    return Loaded(config, path, merge.origins, merge.feeds_origin)
+    return Loaded(config, path, merge.origins, merge.feeds_origin, merge.recordings_origin)
 
 
 class _Merge:
@@ -73,8 +76,9 @@ class _Merge:
         self.problems: list[str] = []
         self.bad: set[Key] = set()
         self.origins: dict[Key, str] = {}
-        self.feeds_origin = DEFAULT
+        self.feeds_origin = self.recordings_origin = DEFAULT
         self._feeds: Sequence[FeedOptions] = ()
+        self._recordings: Sequence[RecordingOptions] = ()
         self._values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
 
     def add(self, layer: Layer) -> None:
@@ -89,11 +93,15 @@ class _Merge:
             good, mistakes = read_feeds(layer.feeds, layer.feeds_where)
             self.problems += [*mistakes, *same_names(good, layer.feeds_where)]
             self._feeds, self.feeds_origin = [options for _, options in good], layer.feeds_where
+        if layer.recordings is not None:
+            self._recordings, mistakes = read_recordings(layer.recordings, layer.recordings_where)
+            self.problems += mistakes
+            self.recordings_origin = layer.recordings_where
 
     def config(self) -> Config:
         sections: dict[str, Any] = {name: model(**self._values[name]) for name, model in SECTIONS.items()}
         feeds = default_feeds() if self.feeds_origin == DEFAULT else tuple(self._feeds)
-        return Config(**sections, feeds=feeds)
+        return Config(**sections, feeds=feeds, recordings=tuple(self._recordings))
 
     def where(self, key: Key) -> str:
         return self.origins.get(key) or f"[{key[0]}] {key[1]}"

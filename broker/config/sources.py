@@ -15,6 +15,12 @@ PREFIX = "TAPECAST_"
 #: Names the file, where no flag does.
 CONFIG_VARIABLE = "TAPECAST_CONFIG"
 FEEDS_VARIABLE = "TAPECAST_FEEDS"
+RECORDINGS_VARIABLE = "TAPECAST_RECORDINGS"
+#: What stands in lists of tables, each to its variable and an example.
+LISTS: dict[str, tuple[str, str]] = {
+    "feeds": (FEEDS_VARIABLE, '[{"type": "simulated"}]'),
+    "recordings": (RECORDINGS_VARIABLE, '[{"type": "tape", "name": "tape", "path": "recordings/tape"}]'),
+}
 #: No configuration is larger; whoever names a recording by mistake gets an answer, not a full memory.
 MAX_FILE_BYTES = 4 << 20
 
@@ -29,29 +35,33 @@ class Layer:
     Attributes:
         values: by (section, key); only keys that exist.
         feeds: the tables of ``[[feeds]]``, or ``None`` where the source says nothing of them.
+        recordings: the same of ``[[recordings]]``.
         where: how a person finds the value of (section, key), e.g. ``config.toml: [server] port``.
         feeds_where: the same, for all of the feeds; a feed's index and key are put behind it.
+        recordings_where: the same, for all of the recordings.
         problems: what is wrong already, without a look at the values.
     """
 
     where: Callable[[Key], str]
     feeds_where: str
+    recordings_where: str
     values: dict[Key, object] = field(default_factory=dict)
     feeds: list[object] | None = None
+    recordings: list[object] | None = None
     problems: list[str] = field(default_factory=list)
 
 
 def from_file(path: Path) -> Layer:
     """Read a file; one that can't be read, or isn't TOML, is a layer with one problem and no values."""
-    layer = Layer(lambda key: f"{path}: [{key[0]}] {key[1]}", f"{path}: feeds")
+    layer = Layer(lambda key: f"{path}: [{key[0]}] {key[1]}", f"{path}: feeds", f"{path}: recordings")
     try:
         tables = _parse(path)
     except ValueError as exc:
         layer.problems.append(str(exc))
         return layer
     for name, table in tables.items():
-        if name == "feeds":
-            _take_feeds(layer, table)
+        if name in LISTS:
+            _take_list(layer, name, f"{path}: {name}", table)
         elif name not in SECTIONS:
             layer.problems.append(_unknown_section(path, name, table))
         elif not isinstance(table, dict):
@@ -106,13 +116,13 @@ def _not_toml(path: Path, text: str, message: str) -> str:
 
 def _unknown_section(path: Path, name: str, table: object) -> str:
     if isinstance(table, dict | list):
-        return f"{path}: [{name}]: no such section{did_you_mean(name, [*SECTIONS, 'feeds'], form='[{}]')}"
+        return f"{path}: [{name}]: no such section{did_you_mean(name, [*SECTIONS, *LISTS], form='[{}]')}"
     homes = [section for section, model in SECTIONS.items() if name in model.model_fields]
     if homes:
         return f"{path}: {name} = {show(table)}: belongs to a section; put it under [{homes[0]}]"
     return (
         f"{path}: {name} = {show(table)}: no such key outside of the sections"
-        f"{did_you_mean(name, [*SECTIONS, 'feeds'], form='[{}]')}"
+        f"{did_you_mean(name, [*SECTIONS, *LISTS], form='[{}]')}"
     )
 
 
@@ -127,24 +137,25 @@ def _take_section(layer: Layer, section: str, table: Mapping[str, object]) -> It
         yield f"{layer.where((section, key))} = {show(value)}: no such key{hint}"
 
 
-def _take_feeds(layer: Layer, tables: object) -> None:
+def _take_list(layer: Layer, name: str, where: str, tables: object) -> None:
     if isinstance(tables, dict):
-        layer.problems.append(f"{layer.feeds_where}: must be a list of tables; write [[feeds]], not [feeds]")
+        layer.problems.append(f"{where}: must be a list of tables; write [[{name}]], not [{name}]")
     elif not isinstance(tables, list):
-        layer.problems.append(f"{layer.feeds_where} = {show(tables)}: must be a list of tables, [[feeds]]")
+        layer.problems.append(f"{where} = {show(tables)}: must be a list of tables, [[{name}]]")
     else:
-        layer.feeds = tables
+        setattr(layer, name, tables)
 
 
 def from_env(env: Mapping[str, str]) -> Layer:
     """Read the variables that begin with ``TAPECAST_``; each must name a key."""
     keys = {variable(key): key for key in all_keys()}
-    layer = Layer(variable, FEEDS_VARIABLE)
+    layer = Layer(variable, FEEDS_VARIABLE, RECORDINGS_VARIABLE)
+    lists = {variable_: name for name, (variable_, _) in LISTS.items()}
     for name, text in env.items():
         if not name.upper().startswith(PREFIX) or name == CONFIG_VARIABLE:
             continue
-        if name == FEEDS_VARIABLE:
-            _take_json_feeds(layer, text)
+        if name in lists:
+            _take_json_list(layer, lists[name], text)
         elif name in keys:
             layer.values[keys[name]] = _value(keys[name], text)
         else:
@@ -154,7 +165,8 @@ def from_env(env: Mapping[str, str]) -> Layer:
 
 def _nearest_variable(name: str, keys: Iterable[str]) -> str:
     # Without the prefix, which makes every name like every other; and by the key alone, as in TAPECAST_PORT.
-    known = [full.removeprefix(PREFIX) for full in (*keys, FEEDS_VARIABLE, CONFIG_VARIABLE)]
+    lists = [variable_ for variable_, _ in LISTS.values()]
+    known = [full.removeprefix(PREFIX) for full in (*keys, *lists, CONFIG_VARIABLE)]
     rest = name[len(PREFIX) :].upper()
     guess = next((full for full in known if full.endswith(f"__{rest}")), None) or nearest(rest, known)
     return f"; did you mean {PREFIX}{guess}?" if guess else f"; they are called {PREFIX}SECTION__KEY"
@@ -197,21 +209,19 @@ def _value(key: Key, text: str) -> object:
     return text
 
 
-def _take_json_feeds(layer: Layer, text: str) -> None:
+def _take_json_list(layer: Layer, name: str, text: str) -> None:
     import orjson
 
-    example = '[{"type": "simulated"}]'
+    where, example = LISTS[name]
     try:
         tables = orjson.loads(text)
     except orjson.JSONDecodeError as exc:
-        layer.problems.append(
-            f"{FEEDS_VARIABLE} = {show(text)}: must be a list in JSON, e.g. {example}: {exc}"
-        )
+        layer.problems.append(f"{where} = {show(text)}: must be a list in JSON, e.g. {example}: {exc}")
         return
     if isinstance(tables, list):
-        layer.feeds = tables
+        setattr(layer, name, tables)
     else:
-        layer.problems.append(f"{FEEDS_VARIABLE} = {show(text)}: must be a list in JSON, e.g. {example}")
+        layer.problems.append(f"{where} = {show(text)}: must be a list in JSON, e.g. {example}")
 
 
 def from_flags(flags: Mapping[str, object]) -> Layer:
@@ -220,7 +230,7 @@ def from_flags(flags: Mapping[str, object]) -> Layer:
     Args:
         flags: by ``section.key``; ``None`` is a flag that was not given.
     """
-    layer = Layer(lambda key: "--" + key[1].replace("_", "-"), "--feeds")
+    layer = Layer(lambda key: "--" + key[1].replace("_", "-"), "--feeds", "--recordings")
     for name, value in flags.items():
         section, _, key = name.partition(".")
         if key not in SECTIONS[section].model_fields:

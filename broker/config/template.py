@@ -16,9 +16,9 @@ HEAD = """\
 #   tapecast config default > config.toml         writes this file
 #
 # Flags win over environment variables, these over the file, and the file over the defaults. Each key is
-# also a variable, TAPECAST_SECTION__KEY, e.g. TAPECAST_SERVER__PORT=9000; the feeds are TAPECAST_FEEDS, a
-# list in JSON; TAPECAST_CONFIG names the file. The unit is the end of a key's name: _s seconds, _ms
-# milliseconds. Paths are relative to the directory that the broker is started in.
+# also a variable, TAPECAST_SECTION__KEY, e.g. TAPECAST_SERVER__PORT=9000; the feeds are TAPECAST_FEEDS, the
+# recordings TAPECAST_RECORDINGS, each a list in JSON; TAPECAST_CONFIG names the file. The unit is the end of a
+# key's name: _s seconds, _ms milliseconds. Paths are relative to the directory that the broker is started in.
 """
 
 FEEDS = """\
@@ -71,13 +71,44 @@ stamp = "made"
 # stale_after_s = 60.0
 """
 
+RECORDINGS = """\
+# What subscribers can have played, each for itself and at its own speed, before they go live:
+# /v1/stream?replay=NAME, or `replay` in a subscribe request. There are none by default.
+
+# [[recordings]]
+# # The broker's own tape. A subscriber that comes to its end goes on live without a missing or doubled tick.
+# type = "tape"
+# name = "tape"
+# # A folder, made if need be.
+# path = "recordings/tape"
+# # Whether this broker writes it; false only plays it.
+# record = false
+# # What is recorded of the tape; a replay shows what is left out from where it goes live.
+# channels = ["quote", "trade", "book", "bar", "status"]
+# symbols = ["*"]
+# # Of all files together: above it the oldest are deleted (1 GiB).
+# max_bytes = 1073741824
+# # A file that has so many is followed by a new one (32 MiB). A replay from a point in time reads the file of that
+# # time from its beginning.
+# file_bytes = 33554432
+
+# [[recordings]]
+# # What a feed of the type `replay` reads: recorded venue traffic, or saved NDJSON. At its end the live state follows.
+# type = "replay"
+# name = "coinbase"
+# path = "recordings/coinbase.gz"
+# format = "auto"
+# # In place of the recording's own venue.
+# venue = "REPLAY"
+"""
+
 _WIDTH = 110
 
 
 def default_toml() -> str:
     """Return the text of ``config.toml``: every key, its meaning and its default."""
     sections = ["\n".join(_section(name, model)) + "\n" for name, model in SECTIONS.items()]
-    return "\n".join([HEAD, *sections, FEEDS])
+    return "\n".join([HEAD, *sections, FEEDS, RECORDINGS])
 
 
 def _section(name: str, model: type[Section]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from broker.config.feeds import default_feeds
+from broker.config.recordings import RecordingOptions
 from feeds.base import FeedOptions
 
 
@@ -100,6 +101,7 @@ class Limits(Section):
         262_144, 1024, 16_777_216, "An inbound message above it closes the session with 1009 (256 KiB)."
     )
     requests_per_minute: int = _int(6_000, 1, 10_000_000, "More close the session with 4429.")
+    replays: int = _int(16, 0, 100_000, "Recordings played at a time; 0 plays none.")
     queue_ticks: int = _int(10_000, 1, 10_000_000, "The most that `queue` may ask for; more gets this.")
     queue_bytes: int = _int(
         4_194_304, 4096, 1 << 32, "What may wait for a subscription; above it, `overflow` decides (4 MiB)."
@@ -159,6 +161,7 @@ class Config(BaseModel):
 
     Attributes:
         feeds: in the order of the file; each is the ``Options`` of its feed's class.
+        recordings: what is recorded, and what can be played.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -170,6 +173,7 @@ class Config(BaseModel):
     log: LogOptions = LogOptions()
     debug: Debug = Debug()
     feeds: tuple[FeedOptions, ...] = Field(default_factory=default_feeds)
+    recordings: tuple[RecordingOptions, ...] = ()
 
 
 #: Section name to its model, in the order of the file.

@@ -24,7 +24,9 @@ from broker.transports.door import Connection
 from broker.transports.http1 import Head, problem
 
 DELIVERY_FIELDS = ("mode", "max_rate", "max_delay_ms", "queue", "overflow", "max_age_ms")
-PARAMETERS = ("ch", "symbols", "format", "cursor", "snapshot", *DELIVERY_FIELDS)
+#: Parameter to field; the second and third go with the first.
+REPLAY_FIELDS = {"replay": "recording", "speed": "speed", "from": "from"}
+PARAMETERS = ("ch", "symbols", "format", "cursor", "snapshot", *DELIVERY_FIELDS, *REPLAY_FIELDS)
 FORMATS = {"sse": "text/event-stream", "ndjson": "application/x-ndjson"}
 
 
@@ -107,6 +109,7 @@ def parse_query(head: Head) -> tuple[dict[str, str], list[messages.Subscribe]]:
             # An EventSource comes back with the URL it began with: what it has seen since counts.
             cursor=head.get("last-event-id") or given.get("cursor") or None,
             snapshot=_boolean("snapshot", given.get("snapshot")),
+            replay=_replay(given),
         )
         for number, ch in enumerate(channels, 1)
     ]
@@ -128,6 +131,17 @@ def _boolean(name: str, value: str | None) -> bool | None:
     if value.lower() in ("false", "0"):
         return False
     raise RequestError("invalid_request", f"{name}: {show(value)} is not true or false")
+
+
+def _replay(given: dict[str, str]) -> messages.ReplayRequest | None:
+    """Return the recording to be played first, if one is named."""
+    fields: dict[str, Any] = {field: given[name] for name, field in REPLAY_FIELDS.items() if name in given}
+    if not fields:
+        return None
+    if "recording" not in fields:
+        name = next(name for name in REPLAY_FIELDS if name in given)
+        raise RequestError("invalid_request", f"{name}: {show(given[name])} goes with replay only")
+    return convert(fields, messages.ReplayRequest, strict=False)
 
 
 def _delivery(ch: str, channels: list[str], given: dict[str, str]) -> DeliveryRequest:

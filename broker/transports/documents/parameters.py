@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+import msgspec
 from msgspec import Struct
 
 from broker.core.delivery import DeliveryRequest
+from broker.core.messages import ReplayRequest
 from broker.core.ticks import CHANNELS
 from broker.transports.documents.descriptions import field_descriptions
 from broker.transports.documents.schemas import components
-from broker.transports.http_stream import FORMATS
+from broker.transports.http_stream import FORMATS, REPLAY_FIELDS
 from broker.transports.pages import SessionQuery
 
 Parameter: TypeAlias = dict[str, Any]
@@ -54,6 +56,7 @@ def stream_parameters() -> list[Parameter]:
             "snapshot", boolean, "Begin with a snapshot; the default is true without a cursor, else false."
         ),
         *_of_fields(DeliveryRequest),
+        *_replay_parameters(),
         {
             "name": "Last-Event-ID",
             "in": "header",
@@ -96,10 +99,23 @@ def _of_fields(kind: type[Struct]) -> list[Parameter]:
     ]
 
 
+def _replay_parameters() -> list[Parameter]:
+    """Return a parameter for each field of a replay, by the name that it has in a query."""
+    texts = field_descriptions(ReplayRequest)
+    properties = components(["ReplayRequest"])["ReplayRequest"]["properties"]
+    attributes = {field.encode_name: field.name for field in msgspec.structs.fields(ReplayRequest)}
+    return [
+        _query(name, _not_null(properties[field]), texts[attributes[field]])
+        for name, field in REPLAY_FIELDS.items()
+    ]
+
+
 def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
     """Leave out null, which a query says by leaving out the parameter."""
     kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
     rest = {key: value for key, value in schema.items() if key not in ("anyOf", "description")}
     if rest.get("default", ...) is None:
         del rest["default"]
-    return {**rest, **kinds[0]} if len(kinds) == 1 else rest
+    if not kinds:
+        return rest
+    return {**rest, **kinds[0]} if len(kinds) == 1 else {**rest, "anyOf": kinds}
