@@ -213,7 +213,7 @@ async def test_recording_that_is_not_there_goes_live_at_once(tmp_path: Path) -> 
 async def _curl(*arguments: str) -> str:
     """Return what comes until the live part has begun."""
     done = await trio.run_process(
-        ["curl", "-N", "--silent", "--noproxy", "*", "--max-time", "3", *arguments],
+        ["curl", "-N", "--silent", "--noproxy", "*", "--max-time", "5", *arguments],
         capture_stdout=True,
         check=False,
         stderr=subprocess.DEVNULL,
