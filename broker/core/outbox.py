@@ -358,6 +358,6 @@ def _cut(mailboxes: Sequence[Mailbox], upto: int | None) -> int | None:
             return upto
         if size > WRITE_BYTES and index:
             return waiting[index - 1].offset
-    if upto is not None and len(waiting) <= WRITE_TICKS:
+    if upto is not None and len(waiting) < WRITE_TICKS:
         return upto
     return waiting[min(len(waiting), WRITE_TICKS) - 1].offset

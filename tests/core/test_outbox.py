@@ -123,6 +123,16 @@ def test_no_write_holds_more_than_a_client_can_take_at_once(market: Market, subs
     assert client.seqs("trade", "SIM:A") == list(range(1, WRITE_TICKS + 1))
 
 
+def test_what_goes_before_a_snapshot_is_bounded_too(market: Market) -> None:
+    client = Client(market)
+    client.subscribe("trade", "SIM:A", delivery={"queue": 5000})
+    market.quotes("SIM:B")
+    market.trades(*["SIM:A"] * 3 * WRITE_TICKS)
+    client.subscribe("quote", "SIM:B")
+    sizes = [len(message["data"]) for message in client.take()]
+    assert sizes == [WRITE_TICKS] * 3 + [1]
+
+
 def test_large_ticks_are_measured(market: Market) -> None:
     client = Client(market)
     client.subscribe("book", "SIM:A")
