@@ -11,7 +11,7 @@ between any two ticks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from enum import Enum, IntEnum
 from typing import Literal
 
@@ -19,7 +19,8 @@ from msgspec import Struct
 
 from broker.core.conflation import REPLACEABLE
 from broker.core.delivery import Delivery, DeliveryLimits
-from broker.core.queues import FifoQueue, Item, LatestQueue, PacedQueue, Queue, first_seq, is_from
+from broker.core.pacing import PacedQueue
+from broker.core.queues import FifoQueue, Item, LatestQueue, Queue, first_seq, is_from
 from broker.core.tape import Entry
 from broker.core.ticks import Channel
 from broker.core.topics import Topic
@@ -196,7 +197,7 @@ class Mailbox:
         if isinstance(queue, FifoQueue):
             if len(queue) > self.limit or queue.bytes > self.limits.queue_bytes:
                 self._overflow(queue)
-        elif len(queue) > self.limit or queue.bytes > self.limits.queue_bytes:
+        elif len(queue) > self.limit or (queue.bytes > self.limits.queue_bytes and len(queue) > 1):
             self.verdict = Verdict.EVICT
         self.peak = max(self.peak, len(self._queue))
         return self.verdict
@@ -249,6 +250,8 @@ class Mailbox:
         return max(len(self._queue) / self.limit, self._queue.bytes / self.limits.queue_bytes)
 
     def _look_whether_recovered(self) -> None:
+        if self.level is Level.LIVE:
+            return
         if self.level is Level.PRESSED and self.fill() <= self.limits.low_watermark:
             self._move_to(Level.LIVE, Noted("recovered", len(self._queue), self.limit))
         elif self.level is Level.DEGRADED and not len(self._queue):
@@ -273,14 +276,15 @@ class Mailbox:
 
     # ── what goes ────────────────────────────────────────────────────────────────────────────────
 
-    def first_offset(self) -> int | None:
-        """Return the offset of the oldest tick that may be taken; ``None`` if there is none.
+    @property
+    def is_paced(self) -> bool:
+        """Whether a ``max_rate`` may hold ticks back while later ones of other queues are sent."""
+        return isinstance(self._queue, PacedQueue)
 
-        What is held back by ``max_rate`` is left out: a cursor stands behind it, or nothing sent meanwhile
-        could be resumed behind.
-        """
+    def first_offset(self) -> int | None:
+        """Return the offset of the oldest tick that waits; ``None`` if there is none."""
         self.admit()
-        return next((item.offset for item in self._queue.peek()), None)
+        return self._queue.first_offset()
 
     def peek(self) -> Iterator[Item]:
         """Iterate over what may be taken, oldest first, leaving it as it is."""
@@ -295,8 +299,7 @@ class Mailbox:
         self.admit()
         taken = self._queue.take(upto)
         self.delivered += len(taken)
-        if self.level is not Level.LIVE:
-            self._look_whether_recovered()
+        self._look_whether_recovered()
         self._look_whether_clear()
         return taken
 
@@ -327,18 +330,38 @@ class Mailbox:
         self.admit()
         for item in self._queue.remove(lambda item: item.at < before):
             self._drop_item(item, "stale")
+        self._look_whether_recovered()
 
-    def withdraw(self, first: dict[Topic, int]) -> None:
-        """Take back what is queued of these topics from these ``seq`` on: it is offered to another mailbox."""
+    def let_go(self, topics: Collection[Topic]) -> None:
+        """Hold nothing of some topics back any more: the ticks that follow go to another mailbox."""
+        if isinstance(self._queue, PacedQueue):
+            self.admit()
+            self._queue.let_go(topics)
+
+    def withdraw(self, first: dict[Topic, int], began: dict[Topic, int]) -> None:
+        """Take back what is queued of these topics from these ``seq`` on: it is offered to another mailbox.
+
+        Args:
+            first: where to begin.
+            began: the ``seq`` of the first tick of each that was offered here. What was replaced since then is
+                taken back as well if nothing has gone, so that nobody counts it; later, who knows what it was.
+        """
         self.admit()
+        is_whole = not self.delivered and not self.dropped
+        oldest_of = {topic: max(seq, began[topic]) for topic, seq in first.items()}
         for item in self._queue.remove(lambda item: is_from(item, first)):
             start = first[item.topic]
             oldest = first_seq(item)
+            if is_whole and oldest_of[item.topic] <= item.seq:
+                oldest = min(oldest, oldest_of[item.topic])
+                oldest_of[item.topic] = item.seq + 1
             self.offered -= item.seq - max(start, oldest) + 1
             self.conflated -= item.seq - oldest
             if oldest < start:
                 # It was merged into what is not for this mailbox any more.
                 self._drop(item.topic, oldest, start - 1, "overflow")
+        self._look_whether_recovered()
+        self._look_whether_clear()
 
     def _drop_item(self, item: Item, reason: GapReason) -> None:
         """Drop what stands for one tick or for several, all of which are lost with it."""

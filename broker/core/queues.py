@@ -1,4 +1,4 @@
-"""How ticks wait for one subscriber: all of them, the newest, or the newest when its time comes. Pure.
+"""How ticks wait for one subscriber: all of them, or the newest (when its time comes: `broker.core.pacing`). Pure.
 
 A queue decides what waits and in which order; who owns it keeps the account (`broker.core.mailbox`). What may
 be taken is always in the order of the tape, so what is taken up to an offset is a prefix of it.
@@ -11,22 +11,19 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from decimal import InvalidOperation
 from itertools import takewhile
-from math import ceil
 from operator import attrgetter
 
 from broker.core.composing import BookComposer, TradeMerger
 from broker.core.encoding import pack_tick
 from broker.core.tape import Entry
-from broker.core.ticks import Book, Trade
+from broker.core.ticks import Book
 from broker.core.topics import Topic
 
 #: A composed delta that is larger than this, and has more levels than the book, is sent as the whole book instead.
 WHOLE_BYTES = 16 << 10
-#: What was due is sent in the next round. If that comes later than so many intervals, the beat is lost.
-_LATE = 0.5
 
-_offset: Callable[[Entry | Merged], int] = attrgetter("offset")
-_size: Callable[[Entry | Merged], int] = attrgetter("size")
+offset_of: Callable[[Entry | Merged], int] = attrgetter("offset")
+size_of: Callable[[Entry | Merged], int] = attrgetter("size")
 
 
 class Merged:
@@ -118,6 +115,10 @@ class Queue(ABC):
     def peek(self) -> Iterator[Item]:
         """Iterate over what may be taken, oldest first."""
 
+    def first_offset(self) -> int | None:
+        """Return the offset of the oldest tick that waits; ``None`` if there is none."""
+        return next((item.offset for item in self.peek()), None)
+
     @abstractmethod
     def take(self, upto: int | None) -> list[Entry]:
         """Remove and return what may be taken, oldest first, up to an offset (inclusive) or all."""
@@ -149,7 +150,7 @@ class FifoQueue(Queue):
 
     def put(self, items: Sequence[Item]) -> int:
         self._items.extend(items)
-        self.bytes += sum(map(_size, items))
+        self.bytes += sum(map(size_of, items))
         return 0
 
     def peek(self) -> Iterator[Item]:
@@ -165,7 +166,7 @@ class FifoQueue(Queue):
             taken = list(takewhile(lambda item: item.offset <= upto, items))
             for _ in taken:
                 items.popleft()
-            self.bytes -= sum(map(_size, taken))
+            self.bytes -= sum(map(size_of, taken))
         return list(map(_as_entry, taken))
 
     def everything(self) -> list[Item]:
@@ -175,7 +176,7 @@ class FifoQueue(Queue):
         removed = [item for item in self._items if condition(item)]
         if removed:
             self._items = deque(item for item in self._items if not condition(item))
-            self.bytes -= sum(map(_size, removed))
+            self.bytes -= sum(map(size_of, removed))
         return removed
 
     def pop_oldest(self) -> Item:
@@ -229,14 +230,16 @@ class LatestQueue(Queue):
 
     def _merge_into(self, queued: dict[Hashable, Item], item: Item) -> None:
         older = queued.get(item.key)
-        was = 0 if older is None else older.size
-        merged = _combine(older, item)
-        if merged is None:
-            # A size that is no number can't be added to: the tick waits beside the other, and is not conflated.
-            queued[item.offset] = item
+        if older is None:
+            queued[item.key] = item
             self.bytes += item.size
             return
-        if older is not None:
+        was = older.size
+        merged = _combine(older, item)
+        if merged is None:
+            set_aside(queued, older)
+            merged, was = item, 0
+        else:
             # To the back, not in place: the queue stays in the order of the tape.
             del queued[item.key]
         queued[item.key] = merged
@@ -252,16 +255,14 @@ class LatestQueue(Queue):
         else:
             items = [item for item in items if item.offset <= upto]
             self._discard(self._items, items)
-        self.bytes -= sum(map(_size, items))
+        self.bytes -= sum(map(size_of, items))
         return list(map(_as_entry, items))
 
     @staticmethod
     def _discard(items: dict[Hashable, Item], gone: Iterable[Item]) -> None:
         for item in gone:
-            if items.get(item.key) is item:
-                del items[item.key]
-            else:
-                del items[item.offset]
+            # It may have been set aside.
+            del items[item.key if items.get(item.key) is item else item.offset]
 
     def everything(self) -> list[Item]:
         return list(self._items.values())
@@ -269,7 +270,7 @@ class LatestQueue(Queue):
     def remove(self, condition: Callable[[Item], bool]) -> list[Item]:
         removed = [item for item in self._items.values() if condition(item)]
         self._discard(self._items, removed)
-        self.bytes -= sum(map(_size, removed))
+        self.bytes -= sum(map(size_of, removed))
         return removed
 
     def collapse(self, entries: list[Entry]) -> list[Entry]:
@@ -278,114 +279,31 @@ class LatestQueue(Queue):
         if len(newest) == len(entries):
             return entries
         if not self._merges:
-            return sorted(newest.values(), key=_offset)
+            return sorted(newest.values(), key=offset_of)
         self.put(entries)
         return self.take(None)
 
 
-class PacedQueue(LatestQueue):
-    """``latest`` with ``max_rate``: a tick waits until an interval has passed since the last one of its key.
-
-    A key that was quiet is served at once, and from then on by the beat of the queue: so all the keys that tick
-    all the time are due together, and are sent in one write. An interval lies between two beats.
-    """
-
-    __slots__ = ("_beat", "_held", "_interval", "_next", "_now", "due")
-
-    def __init__(self, *, merges: bool, max_rate: float) -> None:
-        """``max_rate``: ticks of each key in a second, at the most."""
-        super().__init__(merges=merges)
-        self._interval = 1 / max_rate
-        self._held: dict[Hashable, Item] = {}
-        #: When each key may be served again; what lies in the past may be missing.
-        self._next: dict[Hashable, float] = {}
-        self._beat: float | None = None
-        self._now = 0.0
-        #: When something that is held may go; infinite if nothing is.
-        self.due = float("inf")
-
-    def __len__(self) -> int:
-        return len(self._items) + len(self._held)
-
-    def put(self, items: Sequence[Item]) -> int:
-        before = len(self)
-        for item in items:
-            key, self._now = item.key, max(self._now, item.at)
-            if key in self._held:
-                self._replace(self._held, item)
-            elif key in self._items:
-                self._replace(self._items, item)
-            elif self._next.get(key, 0.0) > item.at:
-                self._held[key] = item
-                self.bytes += item.size
-                self.due = min(self.due, self._next[key])
-            else:
-                self._items[key] = item
-                self.bytes += item.size
-        return before + len(items) - len(self)
-
-    def _replace(self, queued: dict[Hashable, Item], item: Item) -> None:
-        if self._merges:
-            self._merge_into(queued, item)
-        else:
-            self.bytes += item.size - queued.pop(item.key).size
-            queued[item.key] = item
-
-    def release(self, now: float) -> None:
-        """Let go of what is due by now, seconds of the broker's clock."""
-        self._now = max(self._now, now)
-        if self.due > now:
-            return
-        due = [key for key in self._held if self._next.get(key, 0.0) <= now]
-        for key in due:
-            self._items[key] = self._held.pop(key)
-        if due:
-            self._items = dict(sorted(self._items.items(), key=lambda pair: pair[1].offset))
-        self.due = min((self._next.get(key, 0.0) for key in self._held), default=float("inf"))
-        if len(self._next) > 64 + 2 * len(self._held):
-            late = now - self._interval
-            self._next = {key: at for key, at in self._next.items() if at > late}
-
-    def take(self, upto: int | None) -> list[Entry]:
-        taken = super().take(upto)
-        for entry in taken:
-            self._next[entry.key] = self._next_beat(self._next.get(entry.key))
-        return taken
-
-    def _next_beat(self, due: float | None) -> float:
-        """Return when a key that is served now may be served again; ``due``: since when it might have been."""
-        now, interval = self._now, self._interval
-        if self._beat is None:
-            self._beat = now
-        if due is not None and now - due <= _LATE * interval:
-            return due + interval
-        beats = ceil((now - self._beat) / interval)
-        return self._beat + (beats + 1) * interval
-
-    def everything(self) -> list[Item]:
-        return sorted([*self._items.values(), *self._held.values()], key=_offset)
-
-    def remove(self, condition: Callable[[Item], bool]) -> list[Item]:
-        removed = super().remove(condition)
-        held = [item for item in self._held.values() if condition(item)]
-        self._discard(self._held, held)
-        self.bytes -= sum(map(_size, held))
-        return sorted([*removed, *held], key=_offset)
-
-
-def _combine(older: Item | None, item: Item) -> Item | None:
+def _combine(older: Item, item: Item) -> Item | None:
     """Return one item for two; ``None`` if they can't be one."""
-    if older is None:
-        return item
+    if first_seq(item) != older.seq + 1:
+        # Those in between went to another subscription: what is merged is a whole range.
+        return None
     entry = _as_entry(item)
-    if type(entry.tick) not in (Trade, Book):
-        return item
     try:
         merged = older if isinstance(older, Merged) else Merged(older)
         merged.add(entry)
     except InvalidOperation:
+        # A size that is no number can't be added to.
         return None
     return merged
+
+
+def set_aside(queued: dict[Hashable, Item], item: Item) -> None:
+    """Leave an item in its place under a key of its own, so that nothing goes into it any more. O(n), and rare."""
+    kept = {item.offset if other is item else key: other for key, other in queued.items()}
+    queued.clear()
+    queued.update(kept)
 
 
 def is_from(item: Item, first: dict[Topic, int]) -> bool:

@@ -353,6 +353,7 @@ class Session:
             if parse_pattern(symbol) is not None:
                 continue
             topic = topics.get(sub.ch, symbol)
+        left: dict[Subscription, dict[Topic, int]] = {}
             previous = self._owner.get(topic)
             if previous is None:
                 self._own(topic, sub)
@@ -363,9 +364,12 @@ class Session:
                 replayed.setdefault(previous, {})[topic] = start
         for previous, first in replayed.items():
             previous.mailbox.withdraw(first)
+            left.setdefault(previous, {})[topic] = previous.topics[topic]
         for venue in sub.patterns:
             for topic in topics.matching(sub.ch, venue):
                 if topic not in self._owner:
+        for previous, gone in left.items():
+            previous.mailbox.let_go(gone)
                     self._own(topic, sub)
             topics.watch(sub.ch, venue, self, self._adopt)
 
@@ -374,12 +378,13 @@ class Session:
         topic.detach(previous.mailbox)
         unread = previous.leave(topic)
         if unread is not None and (start is None or start > unread):
-            previous.mailbox.lose(topic, unread, topic.seq, "overflow")
+            last = topic.seq if start is None else start - 1
+            previous.mailbox.lose(topic, unread, last, "overflow")
         self._own(topic, sub)
 
     def _own(self, topic: Topic, sub: Subscription) -> None:
         self._owner[topic] = sub
-        sub.topics[topic] = None
+        sub.topics[topic] = topic.seq + 1
 
     def _adopt(self, topic: Topic) -> None:
         """Give a topic that is new, or has become free, to the first pattern that matches it."""
@@ -456,6 +461,7 @@ class Session:
         if first:
             sub.backlog = Backlog(self.router.tape, first)
         if offset is not None and sub.delivery.max_rate is not None:
+                sub.topics[topic] = start
             too_old += self._held_back(sub, offset, 2 / sub.delivery.max_rate)
         return too_old
 

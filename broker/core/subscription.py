@@ -19,7 +19,8 @@ class Subscription:
     Attributes:
         symbols: as accepted, patterns as given.
         patterns: the venues of its patterns, ``"*"`` for all.
-        topics: those that it owns now, each of them attached to the mailbox or in the backlog.
+        topics: those that it owns now, each of them attached to the mailbox or in the backlog; with the ``seq`` of
+            the first tick that it was offered of it.
         snapshot: what has yet to be sent of it, valid at ``snapshot_offset``.
         backlog: what has yet to be read from the history.
         replay: the recording that is played to it; its topics are not attached before that is over.
@@ -48,7 +49,7 @@ class Subscription:
         self.patterns = [venue for symbol in symbols if (venue := parse_pattern(symbol)) is not None]
         self.delivery = delivery
         self.mailbox = mailbox
-        self.topics: dict[Topic, None] = {}
+        self.topics: dict[Topic, int] = {}
         self.snapshot: deque[Entry] | None = None
         self.snapshot_offset = 0
         self.backlog: Backlog | None = None
@@ -76,5 +77,5 @@ class Subscription:
         Returns:
             ``seq`` of the first tick that was to be read from the history, if there is one.
         """
-        self.topics.pop(topic, None)
+        del self.topics[topic]
         return self.backlog.forget(topic) if self.backlog is not None else None

@@ -1,0 +1,124 @@
+"""A ``max_rate``: what is held back, for how long, and that nothing overtakes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker.core.ticks import Bar, Trade
+from tests.core.pair import Client, Market, account, quote, status, trade, types
+
+
+def bar(interval: str, sym: str = "SIM:A") -> Bar:
+    ones: dict[str, Any] = dict.fromkeys(("open", "high", "low", "close", "volume"), "1")
+    return Bar(sym=sym, ts=1, rts=2, interval=interval, start=0, count=1, final=False, **ones)
+
+
+@pytest.fixture
+def market() -> Market:
+    return Market()
+
+
+def test_newest_comes_when_its_time_has_come_though_no_other_tick_follows(market: Market) -> None:
+    client = Client(market)
+    client.subscribe("quote", "SIM:A", delivery={"max_rate": 2})
+    market.quotes("SIM:A")
+    client.take()
+    market.now = 0.1
+    market.quotes("SIM:A", "SIM:A")
+    assert client.take() == []
+    assert client.outbox.due is not None
+    market.now = client.outbox.due
+    client.take()
+    assert client.seqs("quote", "SIM:A") == [1, 3]
+    assert client.request("list")["ledger"][0] == {
+        "sub": 1, "offered": 3, "delivered": 2, "conflated": 1, "dropped": 0, "pending": 0,
+    }  # fmt: skip
+
+
+def test_change_of_state_takes_along_what_was_held_back_before_it(market: Market) -> None:
+    client = Client(market)
+    client.subscribe("status", "SIM:A", "SIM:B", delivery={"max_rate": 1})
+    market.publish(status(), status("SIM:B"))
+    client.take()
+    market.publish(status(), status("SIM:B"), status(state="down"))
+    client.take()
+    market.now = 9.0
+    client.take()
+    assert [(tick["seq"], tick["state"]) for tick in client.ticks["status", "SIM:A"]] == [
+        (1, "live"), (2, "live"), (3, "down"),
+    ]  # fmt: skip
+    assert client.seqs("status", "SIM:B") == [1, 2]
+
+
+def test_bars_of_all_intervals_of_a_symbol_go_by_one_beat_in_order(market: Market) -> None:
+    client = Client(market)
+    client.subscribe("bar", "SIM:A", delivery={"max_rate": 1})
+    market.publish(bar("1s"))
+    client.take()
+    market.publish(bar("1s"))
+    market.publish(bar("1m"))
+    market.publish(bar("1s"))
+    assert client.take() == []
+    market.now = 2.0
+    client.take()
+    assert [(tick["seq"], tick["interval"]) for tick in client.ticks["bar", "SIM:A"]] == [
+        (1, "1s"), (3, "1m"), (4, "1s"),
+    ]  # fmt: skip
+
+
+def test_bars_that_went_together_do_not_put_off_the_next_twice(market: Market) -> None:
+    client = Client(market)
+    client.subscribe("bar", "SIM:A", delivery={"max_rate": 1})
+    for now in (0.0, 1.0, 2.0, 3.0):
+        market.now = now
+        market.publish(bar("1s"), bar("1m"), bar("1h"))
+        client.take()
+    assert len(client.seqs("bar", "SIM:A")) == 12
+
+
+def test_what_is_held_back_goes_first_when_another_subscription_takes_the_symbol_over(market: Market) -> None:
+    client = Client(market)
+    client.subscribe("quote", "SIM:*", delivery={"max_rate": 1})
+    market.quotes("SIM:A")
+    client.take()
+    market.quotes("SIM:A", "SIM:B")
+    client.subscribe("quote", "SIM:A", delivery={"mode": "every"}, snapshot=False)
+    market.quotes("SIM:A")
+    client.take()
+    market.now = 9.0
+    client.take()
+    assert client.seqs("quote", "SIM:A") == [1, 2, 3]
+
+
+def test_trade_that_can_not_be_merged_does_not_overtake_the_one_before_it(market: Market) -> None:
+    client = Client(market)
+    client.subscribe("trade", "SIM:*", delivery={"mode": "latest", "max_rate": 1, "max_age_ms": 60_000})
+    market.trades("SIM:A")
+    client.take()
+    market.now = 0.5
+    market.trades("SIM:B")
+    client.take()
+    market.publish(
+        trade(), Trade(sym="SIM:A", ts=1, rts=1, price="1", size="much", side=None, id="x"), trade()
+    )
+    market.trades("SIM:B")
+    for _ in range(100):
+        market.now += 0.05
+        client.take()
+    assert client.seqs("trade", "SIM:A") == [1, 2, 3, 4]
+
+
+def test_account_adds_up_after_all_that(market: Market) -> None:
+    client = Client(market)
+    client.subscribe("quote", "SIM:*", delivery={"max_rate": 1, "max_age_ms": 1000})
+    market.publish(quote(), quote(), quote("SIM:B"))
+    client.take()
+    market.publish(quote(), quote("SIM:B"))
+    market.now = 1.5
+    market.publish(quote("SIM:C"))
+    client.take()
+    (entry,) = client.request("list")["ledger"]
+    assert entry["offered"] == account(entry) == 6
+    assert (entry["delivered"], entry["conflated"], entry["dropped"]) == (3, 1, 2)
