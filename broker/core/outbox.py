@@ -134,10 +134,10 @@ class Outbox:
         self._most = WRITE_BOOKS if sub.ch == "book" else WRITE_TICKS
         return self._plain
 
-    def _update(self, entries: Sequence[Entry], position: int) -> bytes:
+    def _update(self, entries: Sequence[Entry]) -> bytes:
         """Return ticks as an update."""
         self._router.delivered += len(entries)
-        cursor = self._router.tape.cursor(position)
+        cursor = self._session.cursor(self._session.position())
         return self._pack(entries, cursor, self._resumable(cursor))
 
     def _resumable(self, cursor: str) -> str:
@@ -241,7 +241,7 @@ class Outbox:
         upto = _cut(mailboxes, upto)
         taken = [mailbox.take(upto) for mailbox in mailboxes]
         entries = taken[0] if len(taken) == 1 else sorted((e for part in taken for e in part), key=_offset)
-        return self._update(entries, self._session.position()) if entries else b""
+        return self._update(entries) if entries else b""
 
     def _take_snapshot(self, sub: Subscription) -> bytes:
         """Return the next part of a snapshot; the last one ends it."""
@@ -253,10 +253,10 @@ class Outbox:
             part.append(waiting.popleft())
             size += part[-1].size
         # All that was waiting up to there has been sent.
-        cursor = self._session.router.tape.cursor(sub.snapshot_offset)
-        payload = self._codec.snapshot(sub.id, cursor, self._codec.ticks(part), more=bool(waiting))
         if not waiting:
-            sub.snapshot = None
+            sub.snapshot = sub.shown_since = None
+        cursor = self._session.cursor(sub.snapshot_offset)
+        payload = self._codec.snapshot(sub.id, cursor, self._codec.ticks(part), more=bool(waiting))
         return self._framing.batch(self._framing.frame("snapshot", payload, self._resumable(cursor)))
 
     def _take_lost(self, subs: Sequence[Subscription]) -> bytes:
@@ -288,7 +288,7 @@ class Outbox:
             return b""
         ticks.sort(key=itemgetter(0))
         router.delivered += len(ticks)
-        cursor = router.tape.cursor(self._session.position())
+        cursor = self._session.cursor(self._session.position())
         payload = codec.update(cursor, [tick for _, tick in ticks])
         return self._framing.batch(self._framing.frame("update", payload, self._resumable(cursor)))
 

@@ -34,10 +34,10 @@ def cursor_of(session: Session) -> tuple[str, bool]:
     replays = [sub.replay for sub in subs if sub.replay is not None]
     epochs = {replay.epoch for replay in replays}
     if not replays or epochs == {tape.epoch}:
-        return tape.cursor(session.position()), True
+        return session.cursor(session.position()), True
     if len(epochs) == 1 and len(replays) == len(subs) and replays[0].epoch:
         return f"{replays[0].epoch}-{min(replay.position for replay in replays)}", True
-    return tape.cursor(session.position()), False
+    return session.cursor(session.position()), False
 
 
 def take_played(

@@ -157,6 +157,11 @@ class Session:
             position = min(position, sub.position(position))
         return position
 
+    def cursor(self, position: int) -> str:
+        """Return the cursor of a position; it says as well what a ``max_rate`` holds back from before it."""
+        since = min((sub.held_since(position) for sub in self.subscriptions.values()), default=position)
+        return self.router.tape.cursor(position, since)
+
     # ── requests ─────────────────────────────────────────────────────────────────────────────────
 
     def handle(self, payload: str | bytes, now: float, ts: int) -> Message:
@@ -348,28 +353,28 @@ class Session:
         topics, tape = self.router.topics, self.router.tape
         offset = None if cursor is None else tape.parse_cursor(cursor)
         replayed: dict[Subscription, dict[Topic, int]] = {}
+        left: dict[Subscription, dict[Topic, int]] = {}
         for symbol in sub.symbols:
             self._named[sub.ch, symbol] = sub
             if parse_pattern(symbol) is not None:
                 continue
             topic = topics.get(sub.ch, symbol)
-        left: dict[Subscription, dict[Topic, int]] = {}
             previous = self._owner.get(topic)
             if previous is None:
                 self._own(topic, sub)
                 continue
             start = None if offset is None else tape.first_after(topic, offset)
+            left.setdefault(previous, {})[topic] = previous.topics[topic]
             self._take_over(topic, sub, previous, start)
             if start is not None:
                 replayed.setdefault(previous, {})[topic] = start
+        for previous, gone in left.items():
+            previous.mailbox.let_go(gone)
         for previous, first in replayed.items():
-            previous.mailbox.withdraw(first)
-            left.setdefault(previous, {})[topic] = previous.topics[topic]
+            previous.mailbox.withdraw(first, left[previous])
         for venue in sub.patterns:
             for topic in topics.matching(sub.ch, venue):
                 if topic not in self._owner:
-        for previous, gone in left.items():
-            previous.mailbox.let_go(gone)
                     self._own(topic, sub)
             topics.watch(sub.ch, venue, self, self._adopt)
 
@@ -406,12 +411,16 @@ class Session:
         if cursor is None:
             self._attach(sub)
         else:
-            known = tape.parse_cursor(cursor)
-            begin = tape.offset if known is None else known
-            wanted = list(dict.fromkeys([*wanted, *self._resume(sub, known, now)]))
+            place = tape.parse_place(cursor)
+            begin = tape.offset if place is None else place[0]
+            too_old = self._resume(sub, None if place is None else begin, now)
+            held = [] if place is None else _held_back(sub, place)
+            if place is not None and held:
+                sub.shown_since = place[1]
+            wanted = list(dict.fromkeys([*wanted, *too_old, *held]))
         self._show(sub, wanted, now)
         # It covers the whole session: the other subscriptions may still have something queued.
-        return tape.cursor(min(begin, self.position()))
+        return self.cursor(min(begin, self.position()))
 
     def begin_live(self, sub: Subscription, now: float) -> None:
         """Take up every topic of a subscription as it stands now, behind a replay of something else."""
@@ -452,6 +461,7 @@ class Session:
                     first[topic] = start
                     continue
                 newest += _conflated(topic, start, self.router.tape.snapshot(topic, now), now)
+                sub.topics[topic] = start
             topic.attach(sub.mailbox)
         for entry, conflated in sorted(newest, key=lambda pair: pair[0].offset):
             sub.mailbox.offered += conflated
@@ -460,23 +470,7 @@ class Session:
         sub.mailbox.admit()
         if first:
             sub.backlog = Backlog(self.router.tape, first)
-        if offset is not None and sub.delivery.max_rate is not None:
-                sub.topics[topic] = start
-            too_old += self._held_back(sub, offset, 2 / sub.delivery.max_rate)
         return too_old
-
-    def _held_back(self, sub: Subscription, offset: int, most_s: float) -> list[Topic]:
-        """Return topics whose newest tick may have been waiting for its time when the cursor was sent.
-
-        A cursor does not stand before such a tick: what other subscriptions sent behind it would come twice.
-        """
-        sent_at = self.router.tape.time_of(offset)
-        return [
-            topic
-            for topic in sub.topics
-            if 0 < topic.offset <= offset
-            and (sent_at is None or any(entry.at >= sent_at - most_s for entry in topic.newest_entries()))
-        ]
 
     # ── changing and ending ──────────────────────────────────────────────────────────────────────
 
@@ -518,6 +512,21 @@ class Session:
             self._adopt(topic)
             topics.discard_unused(topic)
         return ledger
+
+
+def _held_back(sub: Subscription, place: tuple[int, int]) -> list[Topic]:
+    """Return topics of which a tick may have been held back when the cursor of this place was sent.
+
+    Only where the newest counts: ``every`` gets all ticks behind the cursor, and none from before it again.
+    """
+    offset, since = place
+    if since == offset or sub.delivery.mode == "every":
+        return []
+    return [
+        topic
+        for topic in sub.topics
+        if any(since < entry.offset <= offset for entry in topic.newest_entries())
+    ]
 
 
 def _conflated(topic: Topic, start: int, state: Sequence[Entry], now: float) -> list[tuple[Entry, int]]:

@@ -22,6 +22,7 @@ class Subscription:
         topics: those that it owns now, each of them attached to the mailbox or in the backlog; with the ``seq`` of
             the first tick that it was offered of it.
         snapshot: what has yet to be sent of it, valid at ``snapshot_offset``.
+        shown_since: behind which offset the snapshot stands for ticks that an earlier session held back.
         backlog: what has yet to be read from the history.
         replay: the recording that is played to it; its topics are not attached before that is over.
     """
@@ -34,6 +35,7 @@ class Subscription:
         "mailbox",
         "patterns",
         "replay",
+        "shown_since",
         "snapshot",
         "snapshot_offset",
         "symbols",
@@ -52,6 +54,7 @@ class Subscription:
         self.topics: dict[Topic, int] = {}
         self.snapshot: deque[Entry] | None = None
         self.snapshot_offset = 0
+        self.shown_since: int | None = None
         self.backlog: Backlog | None = None
         self.replay: Replay | None = None
 
@@ -60,9 +63,12 @@ class Subscription:
         return self.mailbox.ledger(self.id, self.backlog.pending() if self.backlog else 0)
 
     def position(self, newest: int) -> int:
-        """Return the offset up to which everything has been sent; ``newest`` if nothing waits."""
+        """Return the offset up to which everything has been sent; ``newest`` if nothing waits.
+
+        But for the ticks of a ``max_rate``: others overtake them, and must not come twice (`held_since`).
+        """
         position = newest
-        first = self.mailbox.first_offset()
+        first = None if self.mailbox.is_paced else self.mailbox.first_offset()
         if first is not None:
             position = min(position, first - 1)
         if self.backlog:
@@ -70,6 +76,12 @@ class Subscription:
         if self.replay is not None:
             position = min(position, self.replay.live_position)
         return position
+
+    def held_since(self, position: int) -> int:
+        """Return behind which offset a ``max_rate`` holds ticks back; ``position`` if it does not."""
+        first = self.mailbox.first_offset() if self.mailbox.is_paced else None
+        since = position if first is None else min(position, first - 1)
+        return since if self.snapshot is None or self.shown_since is None else min(since, self.shown_since)
 
     def leave(self, topic: Topic) -> int | None:
         """Give up a topic. What is queued of it is still sent; what is in the backlog is not.

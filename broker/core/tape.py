@@ -1,8 +1,9 @@
 """The tape: every tick gets its number, its place, and is kept for a while.
 
 ``seq`` counts the ticks of one topic, ``offset`` those of the whole tape; both start at 1. A cursor is
-``<epoch>-<offset>``: everything up to and including that offset has been seen. The epoch is new with each
-tape, so a cursor of an earlier life is never mistaken for one of this.
+``<epoch>-<offset>``: everything up to and including that offset has been seen. ``<epoch>-<offset>~<n>`` makes an
+exception of the last n: what of them a ``max_rate`` held back may not have been seen, all else has. The epoch is
+new with each tape, so a cursor of an earlier life is never mistaken for one of this.
 
 The history is bounded in ticks, bytes and age. Its ticks lie in a ring, by their offset, where the next one
 takes the oldest one's place; each topic has the offsets of its own, so that a resume costs by what the subscriber
@@ -216,10 +217,17 @@ class Tape:
             topic.rendered = Entry(topic, topic, topic.seq, topic.offset, at, tick, len(packed), packed)
         return [topic.rendered]
 
-    def cursor(self, offset: int | None = None) -> str:
-        """Return the cursor of an offset, of the newest one without."""
+    def cursor(self, offset: int | None = None, since: int | None = None) -> str:
+        """Return the cursor of an offset, of the newest one without.
+
+        Args:
+            offset: everything up to it has been sent.
+            since: but for ticks behind this one, if that is less, which a ``max_rate`` holds back.
+        """
         if offset is None:
             offset = self.offset
+        if since is not None and since < offset:
+            return f"{self.epoch}-{offset}~{offset - since}"
         if offset != self._cursor_offset:
             # One round of the fan-out sends the same cursor to everybody.
             self._cursor_offset, self._cursor = offset, f"{self.epoch}-{offset}"
@@ -227,21 +235,19 @@ class Tape:
 
     def parse_cursor(self, cursor: str) -> int | None:
         """Return a cursor's offset, or ``None`` for one that this tape did not give out."""
+        place = self.parse_place(cursor)
+        return None if place is None else place[0]
+
+    def parse_place(self, cursor: str) -> tuple[int, int] | None:
+        """Return a cursor's offset, and since when ticks up to there may not have been sent: see `cursor`."""
         epoch, dash, number = cursor.rpartition("-")
-        if not dash or epoch != self.epoch or not (number.isascii() and number.isdigit()) or len(number) > 19:
+        number, tilde, held = number.partition("~")
+        numbers = [number, held] if tilde else [number]
+        if not dash or epoch != self.epoch or not all(map(_is_number, numbers)):
             return None
         offset = int(number)
-        return offset if offset <= self.offset else None
-
-    def time_of(self, offset: int) -> float | None:
-        """Return when an offset was put on the tape, seconds of the broker's clock; ``None`` if it is forgotten."""
-        found = None
-        # From the newest back: who resumes has mostly missed little.
-        for at, last in reversed(self._batches):
-            if last < offset:
-                return found
-            found = at
-        return found if offset >= self._oldest else None
+        since = offset - int(held or 0)
+        return (offset, since) if 0 <= since <= offset <= self.offset else None
 
     def first_after(self, topic: Topic, offset: int) -> int | None:
         """Return the ``seq`` of the topic's first tick behind ``offset``: ``seq + 1`` if there is none yet.
@@ -260,3 +266,7 @@ class Tape:
                 break
             missed += 1
         return topic.seq - missed + 1
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 19

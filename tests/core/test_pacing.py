@@ -110,6 +110,93 @@ def test_trade_that_can_not_be_merged_does_not_overtake_the_one_before_it(market
     assert client.seqs("trade", "SIM:A") == [1, 2, 3, 4]
 
 
+# ── the cursor ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_cursor_says_what_is_held_back_and_a_resume_shows_it_once_and_nothing_else(market: Market) -> None:
+    market.trades("SIM:A")
+    client = Client(market)
+    client.subscribe("quote", "SIM:*", delivery={"max_rate": 1}, snapshot=False)
+    client.subscribe("trade", "SIM:*", snapshot=False)
+    market.quotes("SIM:A", "SIM:B")
+    client.take()
+    market.quotes("SIM:A")
+    for _ in range(3):
+        market.trades("SIM:A")
+        client.take()
+    cursor = client.disconnect()
+    assert cursor == "e1-7~4"
+    market.trades("SIM:A")
+    # Whatever the contract is now, and however long it took: nobody knows but the cursor.
+    market.now = 1e6
+    back = Client(market)
+    ack = back.subscribe("quote", "SIM:*", cursor=cursor)
+    assert ack["cursor"] == cursor, "the snapshot has not come yet"
+    back.subscribe("trade", "SIM:*", cursor=cursor)
+    assert "gap" not in types(back.take())
+    assert [tick["seq"] for tick in back.snapshots["quote", "SIM:A"]] == [2]
+    assert ("quote", "SIM:B") not in back.snapshots
+    assert (back.seqs("trade", "SIM:A"), ("trade", "SIM:A") in back.snapshots) == ([5], False)
+    assert back.cursor == "e1-8"
+
+
+def test_what_was_held_back_does_not_bring_others_ticks_twice(market: Market) -> None:
+    client = Client(market)
+    client.subscribe("quote", "SIM:A", delivery={"max_rate": 1})
+    client.subscribe("trade", "SIM:A")
+    market.quotes("SIM:A")
+    client.take()
+    market.quotes("SIM:A")
+    market.trades("SIM:A")
+    client.take()
+    market.now = 5.0
+    next(iter(client.session.subscriptions.values())).mailbox.release(market.now)
+    cursor = client.heartbeat()["cursor"]
+    back = Client(market)
+    back.subscribe("trade", "SIM:A", cursor=cursor)
+    back.take()
+    assert back.seqs("trade", "SIM:A") == []
+
+
+def test_bar_of_an_interval_that_was_held_back_comes_beside_a_newer_one_of_another(market: Market) -> None:
+    client = Client(market)
+    client.subscribe("bar", "SIM:A", delivery={"max_rate": 1}, snapshot=False)
+    market.publish(bar("1s"))
+    client.take()
+    market.publish(bar("1m"))
+    cursor = client.heartbeat()["cursor"]
+    market.publish(bar("1s"))
+    back = Client(market)
+    back.subscribe("bar", "SIM:A", delivery={"max_rate": 1}, cursor=cursor)
+    back.take()
+    came = back.ticks["bar", "SIM:A"] + back.snapshots["bar", "SIM:A"]
+    assert {(tick["seq"], tick["interval"]) for tick in came} == {(3, "1s"), (2, "1m")}
+
+
+def test_every_gets_nothing_again_that_another_subscription_held_back(market: Market) -> None:
+    client = Client(market)
+    client.subscribe("trade", "SIM:A", delivery={"mode": "latest", "max_rate": 1})
+    market.trades("SIM:A")
+    client.take()
+    market.trades("SIM:A")
+    cursor = client.heartbeat()["cursor"]
+    market.trades("SIM:A")
+    back = Client(market)
+    back.subscribe("trade", "SIM:A", cursor=cursor)
+    assert types(back.take()) == ["update"]
+    assert back.seqs("trade", "SIM:A") == [3]
+
+
+@pytest.mark.parametrize(
+    "cursor", ["e1-3~", "e1-3~4", "e1-3~-1", "e1-~1", "e1~1-3", "e1-3~1~1", "e1-4~1", "e1-3~²"]
+)
+def test_cursor_that_was_never_given_out_is_too_old(market: Market, cursor: str) -> None:
+    market.quotes("SIM:A", "SIM:A", "SIM:A")
+    client = Client(market)
+    client.subscribe("quote", "SIM:A", cursor=cursor)
+    assert types(client.take()) == ["gap", "snapshot"]
+
+
 def test_account_adds_up_after_all_that(market: Market) -> None:
     client = Client(market)
     client.subscribe("quote", "SIM:*", delivery={"max_rate": 1, "max_age_ms": 1000})
