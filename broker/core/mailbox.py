@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from enum import Enum, IntEnum
+from math import inf
 from typing import Literal
 
 from msgspec import Struct
@@ -104,6 +105,7 @@ class Mailbox:
         "_gaps",
         "_last_gap",
         "_notices",
+        "_overtaken",
         "_queue",
         "ch",
         "conflated",
@@ -140,6 +142,8 @@ class Mailbox:
         self._gaps: list[Missing] = []
         self._last_gap: dict[Topic, Missing] = {}
         self._notices: list[Noted] = []
+        #: Up to this offset a ``max_rate`` holds ticks back, or has held them back while it was in force.
+        self._overtaken: float = 0
         self._set_contract(delivery)
 
     def _set_contract(self, delivery: Delivery) -> None:
@@ -147,6 +151,8 @@ class Mailbox:
         self.max_delay_s = delivery.max_delay_ms / 1000
         self.is_deferred = bool(delivery.max_delay_ms or delivery.max_rate)
         self._set_queue(_open_queue(self.ch, delivery))
+        if delivery.max_rate is not None:
+            self._overtaken = inf
 
     def _set_queue(self, queue: Queue) -> None:
         self._queue = queue
@@ -276,15 +282,21 @@ class Mailbox:
 
     # ── what goes ────────────────────────────────────────────────────────────────────────────────
 
-    @property
-    def is_paced(self) -> bool:
-        """Whether a ``max_rate`` may hold ticks back while later ones of other queues are sent."""
-        return isinstance(self._queue, PacedQueue)
-
     def first_offset(self) -> int | None:
-        """Return the offset of the oldest tick that waits; ``None`` if there is none."""
+        """Return the offset of the oldest tick that waits in its turn; ``None`` if there is none."""
         self.admit()
-        return self._queue.first_offset()
+        first = self._queue.first_offset()
+        if first is None or first > self._overtaken:
+            return first
+        if self._overtaken == inf:
+            return None
+        return next((item.offset for item in self._queue.peek() if item.offset > self._overtaken), None)
+
+    def first_overtaken(self) -> int | None:
+        """Return the offset of the oldest tick that later ones of other queues may have overtaken."""
+        self.admit()
+        first = self._queue.first_offset()
+        return first if first is not None and first <= self._overtaken else None
 
     def peek(self) -> Iterator[Item]:
         """Iterate over what may be taken, oldest first, leaving it as it is."""
@@ -385,8 +397,11 @@ class Mailbox:
             len(old) > (delivery.queue or 0) or old.bytes > self.limits.queue_bytes
         ):
             return False
+        waiting = old.everything()
+        if self._overtaken == inf:
+            self._overtaken = waiting[-1].offset if waiting else 0
         self._set_contract(delivery)
-        self.conflated += self._queue.put(old.everything())
+        self.conflated += self._queue.put(waiting)
         if self.level is not Level.LIVE:
             self._move_to(Level.LIVE, Noted("recovered", len(self._queue), self.limit))
         self.settle()

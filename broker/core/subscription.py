@@ -68,7 +68,7 @@ class Subscription:
         But for the ticks of a ``max_rate``: others overtake them, and must not come twice (`held_since`).
         """
         position = newest
-        first = None if self.mailbox.is_paced else self.mailbox.first_offset()
+        first = self.mailbox.first_offset()
         if first is not None:
             position = min(position, first - 1)
         if self.backlog:
@@ -79,7 +79,7 @@ class Subscription:
 
     def held_since(self, position: int) -> int:
         """Return behind which offset a ``max_rate`` holds ticks back; ``position`` if it does not."""
-        first = self.mailbox.first_offset() if self.mailbox.is_paced else None
+        first = self.mailbox.first_overtaken()
         since = position if first is None else min(position, first - 1)
         return since if self.snapshot is None or self.shown_since is None else min(since, self.shown_since)
 

@@ -209,3 +209,21 @@ def test_account_adds_up_after_all_that(market: Market) -> None:
     (entry,) = client.request("list")["ledger"]
     assert entry["offered"] == account(entry) == 6
     assert (entry["delivered"], entry["conflated"], entry["dropped"]) == (3, 1, 2)
+
+
+def test_contract_that_holds_nothing_back_any_more_does_not_bring_others_ticks_twice(market: Market) -> None:
+    client = Client(market)
+    client.subscribe("quote", "SIM:*", delivery={"max_rate": 1})
+    client.subscribe("trade", "SIM:A")
+    market.quotes("SIM:A")
+    client.take()
+    market.quotes("SIM:A")
+    market.trades("SIM:A")
+    client.take()
+    client.request("modify", sub=1, delivery={"max_rate": None})
+    assert client.heartbeat()["cursor"] == "e1-3~2"
+    market.quotes("SIM:B")
+    assert client.heartbeat()["cursor"] == "e1-3~2"
+    client.take()
+    assert client.seqs("quote", "SIM:A") == [1, 2]
+    assert client.cursor == "e1-4"
