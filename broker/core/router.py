@@ -50,7 +50,7 @@ class Router:
         self.offered += offered
 
     def touched_mailboxes(self, touched: dict[Topic, None]) -> list[Mailbox]:
-        """Return the mailboxes that have something in their inbox, in an order that can be repeated.
+        """Return the mailboxes that have something to be sent, in an order that can be repeated.
 
         Noting each with each delivery would cost as much as the delivery; so they are looked up, by the
         topics that were touched or, where those reach more mailboxes than there are, by looking at all.
@@ -60,7 +60,8 @@ class Router:
             for topic in touched:
                 found.update(topic.mailboxes)
             return list(found)
-        return [mailbox for mailbox in self.mailboxes if mailbox.inbox]
+        # Who asks for an account has the inbox queued: then it is empty, and something is to be sent nevertheless.
+        return [mailbox for mailbox in self.mailboxes if mailbox.inbox or not mailbox.is_clear]
 
     def gap(self, ch: Channel, sym: str, reason: GapReason = "feed_reset") -> list[Mailbox]:
         """Tell a topic's subscribers that ticks were missed, nobody knows how many; return whom to flush."""

@@ -204,9 +204,13 @@ class HttpStreamTransport:
             keep_alive=lambda subscriber, now: self._keep_alive(subscriber, framing, now),
         )
         try:
+            message = subscriber.outbox.message
+            told = [message(welcome)]
             try:
                 now = trio.current_time()
-                acks = [subscriber.session.subscribe(request, now) for request in requests]
+                for request in requests:
+                    # Before the next one is made: an ack brings the gaps of all subscriptions that there are.
+                    told.append(message(subscriber.session.subscribe(request, now)))
             except RequestError as exc:
                 subscriber.ended = errors.ASKED
                 # Now, not when the client has read it: what is refused takes no room, and is no session's end.
@@ -220,8 +224,7 @@ class HttpStreamTransport:
                 await answer(stream, start)
                 return
             # One write: whoever waits for the headers has the first messages with them.
-            message = subscriber.outbox.message
-            stream.offer(start + b"".join([message(welcome), *map(message, acks)]))
+            stream.offer(start + b"".join(told))
             subscriber.wake()
             with subscriber.scope:
                 while await stream.receive_some():

@@ -278,14 +278,18 @@ class WebSocketTransport:
         times = self._sessions.times
         stream = subscriber.wire
         assert isinstance(stream, Stream)
-        silent = now - max(subscriber.last_heard, stream.last_progress)
-        if peer.has_answered and silent >= times.ping_interval_s + times.ping_timeout_s:
+        heard = max(subscriber.last_heard, stream.last_progress)
+        silent = now - heard
+        pinged = subscriber.ping_sent_at
+        # Looked at once a second: whoever was not pinged since it last said something has failed to answer nothing.
+        has_missed = peer.has_answered and pinged is not None and pinged > heard
+        if has_missed and silent >= times.ping_interval_s + times.ping_timeout_s:
             subscriber.end(errors.CLIENT_SILENT)
-        elif silent >= times.ping_interval_s or not peer.has_answered:
-            pinged = subscriber.ping_sent_at
-            if not stream.is_blocked and (pinged is None or now - pinged >= times.ping_interval_s):
-                subscriber.ping_sent_at = now
-                peer.ping()
+            return
+        is_due = pinged is None or now - pinged >= times.ping_interval_s
+        if is_due and not stream.is_blocked and (silent >= times.ping_interval_s or not peer.has_answered):
+            subscriber.ping_sent_at = now
+            peer.ping()
 
     async def _turn_away(
         self, stream: Stream, peer: Peer, codec: Codec, framing: WebSocketFraming, reason: CloseReason

@@ -250,3 +250,16 @@ async def test_rounds_keep_a_distance_that_grows_with_their_length(
         gaps = [later - earlier for earlier, later in pairwise(begins)]
         assert len(gaps) >= 3
         assert all(0.008 <= gap <= 0.0101 for gap in gaps), gaps
+
+
+async def test_tick_that_an_account_counted_before_its_round_is_sent_all_the_same(
+    autojump_clock: object,
+) -> None:
+    async with open_market() as market:
+        readers = [market.subscribe("quote", ACME) for _ in range(3)]
+        await trio.testing.wait_all_tasks_blocked()
+        market.fanout.publish([quote(ACME, 7)])
+        # As a heartbeat does it.
+        readers[1].subscriber.session.ledger()
+        await trio.testing.wait_all_tasks_blocked()
+        assert [reader.bids() for reader in readers] == [["7"]] * 3

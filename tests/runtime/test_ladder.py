@@ -5,8 +5,14 @@ from __future__ import annotations
 import trio
 import trio.testing
 
+from broker.core.ticks import Bar, Status
 from tests.fakes import ACME, BETA, quote, trade
 from tests.wires import open_market
+
+
+def _bar(interval: str, n: int) -> Bar:
+    prices = dict.fromkeys(("open", "high", "low", "close"), "1")
+    return Bar(sym=ACME, ts=n, rts=n, interval=interval, start=0, volume="1", count=1, final=False, **prices)
 
 
 async def test_stalled_reader_is_told_ahead_of_the_data_that_waits(autojump_clock: object) -> None:
@@ -115,3 +121,40 @@ async def test_degraded_reader_gets_the_latest_and_then_every_tick_again(autojum
         assert reader.bids() == ["20", "21", "22", "23"]
         assert [n["state"] for n in reader.of("notice")] == ["pressed", "degraded", "recovered"]
         assert reader.of("gap") == []
+
+
+async def test_rate_never_lets_a_change_of_state_overtake_another(autojump_clock: object) -> None:
+    async with open_market() as market:
+        reader = market.subscribe("status", ACME, mode="latest", max_rate=2)
+        for n, state in enumerate(("live", "halted", "live", "stale", "live"), 1):
+            market.fanout.publish([Status(sym=ACME, ts=n, rts=n, state=state)])
+            await trio.sleep(0.1)
+        await trio.sleep(5)
+        assert [tick["seq"] for tick in reader.ticks()] == [1, 2, 3, 4, 5]
+
+
+async def test_rate_never_lets_a_bar_overtake_one_of_another_interval(autojump_clock: object) -> None:
+    async with open_market() as market:
+        reader = market.subscribe("bar", ACME, mode="latest", max_rate=2)
+        for n, interval in enumerate(("1s", "1s", "1m", "1s", "1m"), 1):
+            market.fanout.publish([_bar(interval, n)])
+            await trio.sleep(0.1)
+        await trio.sleep(5)
+        seqs = [tick["seq"] for tick in reader.ticks()]
+        assert seqs == sorted(seqs)
+        assert {tick["interval"]: tick["seq"] for tick in reader.ticks()} == {"1s": 4, "1m": 5}
+
+
+async def test_what_a_rate_holds_back_is_sent_ahead_of_a_subscription_that_takes_the_topic(
+    autojump_clock: object,
+) -> None:
+    async with open_market() as market:
+        reader = market.subscribe("quote", "SIM:*", mode="latest", max_rate=0.5)
+        for n in (1, 2):
+            market.fanout.publish([quote(ACME, n)])
+            await trio.testing.wait_all_tasks_blocked()
+        market.also(reader, "quote", ACME)
+        market.fanout.publish([quote(ACME, 3)])
+        await trio.sleep(10)
+        assert [tick["seq"] for tick in reader.ticks()] == [1, 2, 3]
+        assert [tick["seq"] for message in reader.of("snapshot") for tick in message["data"]] == [2]

@@ -97,6 +97,19 @@ async def test_client_that_answers_pings_or_says_anything_at_all_stays(autojump_
             nursery.cancel_scope.cancel()
 
 
+async def test_client_that_answers_every_ping_stays_however_short_the_times(autojump_clock: object) -> None:
+    # Sessions are looked at once a second: a time-out of a second must not be over before the ping is sent.
+    times = SessionTimes(ping_interval_s=1.0, ping_timeout_s=1.0)
+    async with open_broker(times=times) as broker, websocket(broker.port) as ws:
+        while trio.current_time() < 60:
+            opcode, payload = await ws.receive_frame()
+            if opcode == PING:
+                # Late enough that the next look comes just before it has been silent for long enough.
+                await trio.sleep(0.05)
+                await ws.send(PONG, payload)
+        assert broker.sessions.closed == {}
+
+
 async def test_client_that_never_answered_a_ping_is_left_to_tcp(autojump_clock: object) -> None:
     async with open_broker() as broker, websocket(broker.port):
         await trio.sleep(60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
+from broker.core.tape import HistoryLimits
 from tests.fakes import ACME, BETA, fat_book, open_broker, quote, trade
 from tests.raw import ask, connect, get, request, stream
 
@@ -168,3 +169,20 @@ async def test_stalled_stream_with_gap_is_told_what_it_missed_once_it_reads_agai
                 else:
                     accounted += [tick["seq"] for tick in message["data"]]
             assert accounted == list(range(1, number + 1))
+
+
+@pytest.mark.parametrize("format_", ["sse", "ndjson"])
+async def test_gap_of_a_channel_stands_behind_the_ack_that_names_its_subscription(
+    autojump_clock: object, format_: str
+) -> None:
+    async with open_broker(history=HistoryLimits(ticks=0)) as broker:
+        broker.publish(quote(ACME), trade(ACME))
+        query = f"ch=quote,trade&symbols={ACME}&cursor=e1-0&format={format_}"
+        async with stream(broker.port, query) as reader:
+            told: list[tuple[str, int]] = []
+            while len(told) < 4:
+                message = await reader.receive()
+                if message["type"] in ("ack", "gap"):
+                    told.append((message["type"], message["sub"]))
+        assert told.index(("ack", 1)) < told.index(("gap", 1))
+        assert told.index(("ack", 2)) < told.index(("gap", 2))
