@@ -13,7 +13,8 @@ from broker.core.backlog import Backlog
 from broker.core.composing import BookComposer, TradeMerger
 from broker.core.mailbox import Mailbox, Missing, Verdict
 from broker.core.outbox import Outbox
-from broker.core.queues import FifoQueue, LatestQueue, PacedQueue
+from broker.core.pacing import PacedQueue
+from broker.core.queues import FifoQueue, LatestQueue
 from broker.core.session import Session
 from broker.core.tape import Tape
 from broker.runtime.fanout import Fanout
