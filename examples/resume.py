@@ -12,7 +12,7 @@ from pathlib import Path
 import trio
 
 import broker.client
-from broker.client import Gap
+from broker.client import Gap, Notice
 
 
 def load(file: Path) -> str | None:
@@ -34,6 +34,8 @@ async def main(url: str, file: Path) -> None:
                         print(
                             f"--- {event.sym}: {event.missing or 'some'} trades are missing: {event.reason}"
                         )
+                    elif isinstance(event, Notice):
+                        print(f"--- the broker says: {event.state}")
                     else:
                         for trade in event.ticks:
                             print(f"{trade.sym:<12} #{trade.seq} {trade.price} x {trade.size}")

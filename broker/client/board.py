@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from broker.client.events import AnyEvent, Gap, Snapshot
+from broker.client.events import AnyEvent, Gap, Notice, Snapshot
 from broker.core.books import BookState
 from broker.core.delivery import Mode
 from broker.core.ticks import Bar, Book, Level, Quote, Status, Tick, Trade
@@ -86,11 +86,13 @@ class Board:
 
     Attributes:
         notes: what the user should know of: refused channels, rejected symbols.
+        pressure: what the broker last said of how we keep up; empty if it said nothing.
     """
 
     def __init__(self, now: float) -> None:
         self.rows: dict[RowKey, Row] = {}
         self.notes: list[str] = []
+        self.pressure = ""
         self.ticks = self.conflated = self.gaps = self.missing = 0
         self.rate = 0.0
         self._last: dict[tuple[str, str], int | None] = {}
@@ -101,6 +103,9 @@ class Board:
         """Take in one event; ``mode`` is that of its subscription."""
         if isinstance(event, Gap):
             self._take_gap(event)
+            return
+        if isinstance(event, Notice):
+            self.pressure = event.state
             return
         for tick in event.ticks:
             row = self._row(tick)

@@ -20,6 +20,7 @@ async def connect(
     url: str,
     *,
     codec: CodecName = "msgpack",
+    token: str | None = None,
     retry_first: bool = False,
     max_attempts: int | None = None,
     buffer_ticks: int = 10_000,
@@ -41,6 +42,7 @@ async def connect(
     Args:
         url: ``ws://HOST:PORT/v1/ws``, ``http://HOST:PORT`` or ``HOST:PORT``; wss and https for TLS.
         codec: ``msgpack`` (cheaper) or ``json``.
+        token: shown to the broker on every connection, where it asks for one. Refused, it ends the client.
         retry_first: do not raise if the broker is not there yet: return at once, and go on trying.
         max_attempts: give up after so many failures in a row; ``None``: never.
         buffer_ticks: how many ticks of each subscription may wait here, but for the last message's.
@@ -61,6 +63,7 @@ async def connect(
                 target,
                 nursery,
                 codec=codec,
+                token=token,
                 max_attempts=max_attempts,
                 buffer_ticks=buffer_ticks,
                 connect_timeout_s=connect_timeout_s,

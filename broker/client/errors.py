@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from broker.core.errors import BrokerError
 
 
@@ -33,8 +35,22 @@ class ClientClosed(ClientError):
         self.reason = reason
 
 
-class SubscribeError(ClientError):
-    """The broker refuses a subscription; the client and its other subscriptions go on.
+class LedgerMismatch(ClientError):
+    """The broker's ledger is not true: it differs from what this client counted.
+
+    Raised by ``Client.verify(strict=True)`` only; not for ticks that were dropped and told.
+
+    Attributes:
+        differences: a line for each subscription, with both numbers.
+    """
+
+    def __init__(self, differences: Sequence[str]) -> None:
+        super().__init__("; ".join(differences))
+        self.differences = tuple(differences)
+
+
+class RequestRefused(ClientError):
+    """The broker refuses a request; the client and its subscriptions go on.
 
     Attributes:
         code: stable, for programs; as the broker's `error` has it.
@@ -45,3 +61,7 @@ class SubscribeError(ClientError):
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+
+
+class SubscribeError(RequestRefused):
+    """The broker refuses a subscription, or a change of one; its other subscriptions go on."""

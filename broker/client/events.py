@@ -44,8 +44,9 @@ class Update(Generic[T_co]):
 class Gap:
     """Ticks of one symbol that will not come.
 
-    On ``book`` the deltas that follow are to a state that you do not have, until the next snapshot; where
-    none follows by itself (``overflow``, ``stale``), subscribe anew.
+    On ``book`` the state that you have is of no more use until the next snapshot. Where the broker does not send
+    one by itself (``overflow``, ``stale``, ``unexplained``) the client asks for it, by subscribing anew, and
+    keeps the deltas in between to itself: a `Gap` is followed by a `Snapshot` with the whole book.
 
     Attributes:
         sub: the broker's number of the subscription, as on the wire.
@@ -67,7 +68,27 @@ class Gap:
         return None if self.first is None or self.last is None else self.last - self.first + 1
 
 
-Event: TypeAlias = Snapshot[T_co] | Update[T_co] | Gap
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """The broker says how it finds this subscriber: in time to do something about it.
+
+    It overtakes the ticks that are queued, so it says nothing about its place among them.
+
+    Attributes:
+        sub: the broker's number of the subscription; ``None``: all of this client's.
+        state: ``pressed`` (the queue is long), ``degraded`` (it turned to ``latest`` until it is drained),
+            ``recovered``, or whatever a later broker says.
+        queued: ticks that wait there.
+        limit: ticks that may.
+    """
+
+    sub: int | None
+    state: str
+    queued: int | None
+    limit: int | None
+
+
+Event: TypeAlias = Snapshot[T_co] | Update[T_co] | Gap | Notice
 AnyEvent: TypeAlias = Event[Tick]
 
 
@@ -79,11 +100,13 @@ class SubscriptionStatistics:
         mode: in force; ``None`` before the first answer.
         ticks: received in updates, without repetitions.
         snapshots: received in snapshots.
-        conflated: jumps in ``seq`` in mode ``latest``: the broker merged those into later ones.
+        conflated: jumps in ``seq`` where the contract allows them (``latest``, ``degrade``): the broker merged
+            those into later ones; or a book's snapshot stands for them.
         gaps: how often something was missing.
         missing: what those gaps add up to, where that is known.
         unexplained: jumps in ``seq`` in mode ``every`` that no gap accounts for. More than 0 is a fault.
         duplicates: came again after a reconnect, and were not handed on.
+        withheld: deltas to a book that was missing some, not handed on.
         buffered: received and not yet taken by the application.
     """
 
@@ -95,6 +118,7 @@ class SubscriptionStatistics:
     missing: int = 0
     unexplained: int = 0
     duplicates: int = 0
+    withheld: int = 0
     buffered: int = 0
 
 

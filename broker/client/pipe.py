@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import trio
 
-from broker.client.events import AnyEvent, Gap
+from broker.client.events import AnyEvent, Gap, Notice
 
 
 class Pipe:
     """Events that have arrived and were not taken yet.
 
     Attributes:
-        weight: of what waits: a tick or a gap is 1. Over ``limit`` the reader of the socket stops.
+        weight: of what waits: a tick, a gap or a notice is 1. Over ``limit`` the reader of the socket stops.
         answered: set once the broker has accepted or refused the subscription, or never will.
         ended: set once there will be no more events.
         ledger_known: set once the broker has said its last word, or can't any more.
@@ -91,7 +91,7 @@ class Pipe:
         event = self._events.popleft()
         self.weight -= _weight(event)
         self._on_room()
-        self._held = None if isinstance(event, Gap) else event.cursor
+        self._held = None if isinstance(event, Gap | Notice) else event.cursor
         return event
 
     def raise_if_refused(self) -> None:
@@ -101,4 +101,4 @@ class Pipe:
 
 
 def _weight(event: AnyEvent) -> int:
-    return 1 if isinstance(event, Gap) else max(1, len(event.ticks))
+    return 1 if isinstance(event, Gap | Notice) else max(1, len(event.ticks))

@@ -6,96 +6,38 @@ One `ClientProtocol` lives as long as the client, across connections. Three rule
   subscription: an update that comes between two acks says nothing of the second subscription.
 * A cursor between two parts of a snapshot says nothing of the parts to come: a snapshot that was not
   received whole is asked for again.
-* An update names no subscription. Each ``(ch, sym)`` belongs to one: names before patterns, the earlier
-  before the later (protocol, section 2). While a new subscription takes a symbol over from an older one, the
-  ticks before its snapshot are still the older one's.
+* A book that lacks deltas is of no use, and only a subscribe brings a snapshot: its subscription is ended and
+  begun anew (`_renew`). That takes nothing but what any client may do, and leaves no trace in later requests.
+
+Whose a tick is, and what it means, is the business of `broker.client.flow`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
-from broker.client.events import AnyEvent, Gap, Snapshot, Update
-from broker.client.sequence import Sequence
+from broker.client.effects import (
+    Accepted,
+    Advanced,
+    Answered,
+    Closed,
+    Effect,
+    Ended,
+    Puzzled,
+    Refused,
+    Welcomed,
+)
+from broker.client.flow import Flow
+from broker.client.requests import Request
 from broker.client.state import SubscriptionState
-from broker.client.wire import Ack, BadMessage, ClientCodec, Closing, Heartbeat, Welcome
-from broker.client.wire import Gap as WireGap
-from broker.core.mailbox import LedgerEntry
-from broker.core.messages import Error
-from broker.core.messages import Snapshot as WireSnapshot
-from broker.core.messages import Update as WireUpdate
-from broker.core.ticks import Book, Tick
+from broker.client.verdict import SubscriptionVerdict, Verdict
+from broker.client.wire import Ack, BadMessage, ClientCodec, Closing, Gap, Heartbeat, Ledger, Notice, Welcome
+from broker.core.messages import Error, Snapshot, Update
 
 #: Refusals that a broker which has just come up may take back once its feeds are there.
 MAY_PASS = frozenset(("unknown_symbol", "unknown_venue", "no_symbols", "too_many_requests"))
-
-
-@dataclass(frozen=True, slots=True)
-class Welcomed:
-    """The session is open."""
-
-    session: str
-    epoch: str
-    heartbeat_s: float
-    server: str
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """A subscription is live on this connection."""
-
-    state: SubscriptionState
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A subscription is not; unless it ``is_final``, it is to be tried again with `ClientProtocol.retry`."""
-
-    state: SubscriptionState
-    code: str
-    message: str
-    is_final: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """An unsubscribe was carried out; ``state.ledger`` is final."""
-
-    state: SubscriptionState
-
-
-@dataclass(frozen=True, slots=True)
-class Occurred:
-    """Something for the application."""
-
-    state: SubscriptionState
-    event: AnyEvent
-
-
-@dataclass(frozen=True, slots=True)
-class Advanced:
-    """Everything up to the cursor of each subscription has been received."""
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """The broker ends the session; ``retry_after_ms`` is ``None`` where it does not want us back."""
-
-    code: int
-    reason: str
-    retry_after_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Puzzled:
-    """Something that is no part of the protocol, and was ignored."""
-
-    text: str
-
-
-Effect: TypeAlias = Welcomed | Accepted | Refused | Ended | Occurred | Advanced | Closed | Puzzled
+#: Verdicts on subscriptions that have ended, and did not agree, that are kept.
+MAX_FAULTY = 100
 
 
 class ClientProtocol:
@@ -103,20 +45,23 @@ class ClientProtocol:
 
     Attributes:
         epoch: of the broker, as last told.
-        strays: ticks that belong to no subscription: those under way when it ended.
+        token: shown on every connection, before anything is asked for.
     """
 
-    def __init__(self, codec: ClientCodec) -> None:
+    def __init__(self, codec: ClientCodec, token: str | None = None) -> None:
         self.epoch: str | None = None
-        self.strays = 0
+        self.token = token
         self._codec = codec
         self._is_open = False
         self._next_id = 1
+        self._flow = Flow()
         self._states: dict[SubscriptionState, None] = {}
-        self._by_number: dict[int, SubscriptionState] = {}
-        self._pending: dict[int, SubscriptionState] = {}
-        self._routes: dict[tuple[str, str], tuple[SubscriptionState, Sequence]] = {}
+        self._pending: dict[int, Request] = {}
+        #: Those of the application that go out with the next connection, or with their subscription's ack.
+        self._waiting: dict[Request, None] = {}
         self._outgoing: list[str | bytes] = []
+        self._ended = self._ended_ticks = 0
+        self._ended_faulty: list[SubscriptionVerdict] = []
 
     # ── what the application and the connection do ───────────────────────────────────────────────
 
@@ -124,6 +69,11 @@ class ClientProtocol:
     def is_awaiting_answers(self) -> bool:
         """Whether a request has not been answered yet."""
         return bool(self._pending)
+
+    @property
+    def strays(self) -> int:
+        """Ticks that belong to no subscription: those under way when it ended."""
+        return self._flow.strays
 
     def take_requests(self) -> list[str | bytes]:
         """Remove and return what is to be sent on this connection."""
@@ -134,13 +84,13 @@ class ClientProtocol:
         """Take up a subscription, now or as soon as there is a connection."""
         self._states[state] = None
         if self._is_open:
-            self._send(state, state.request())
+            self._send(Request("subscribe", state))
 
     def retry(self, state: SubscriptionState) -> None:
         """Ask again for a subscription that was refused, unless that is overtaken."""
-        is_refused = state.number is None and state not in self._pending.values()
+        is_refused = state.number is None and not self._is_pending(state)
         if self._is_open and state in self._states and is_refused:
-            self._send(state, state.request())
+            self._send(Request("subscribe", state))
 
     def unsubscribe(self, state: SubscriptionState) -> bool:
         """End a subscription: nothing more occurs on it. Return whether an `Ended` is to come."""
@@ -148,27 +98,70 @@ class ClientProtocol:
             return False
         del self._states[state]
         state.is_ended = True
-        for key in [key for key, (owner, _) in self._routes.items() if owner is state]:
-            del self._routes[key]
-        if self._is_open and state.number is not None:
-            self._send(state, {"op": "unsubscribe", "sub": state.number})
-        return self._is_open and state in self._pending.values()
+        if not self._is_open:
+            self._note_ended(state)
+            return False
+        if state.number is not None and not self._is_pending(state, "unsubscribe"):
+            self._send(Request("unsubscribe", state))
+        return self._is_pending(state)
+
+    def ask(self, request: Request) -> None:
+        """Send `list`, `modify` or `auth` as soon as that is possible; an `Answered` is to come.
+
+        A connection that is lost meanwhile does not matter: it goes out again with the next one.
+        """
+        state = request.state
+        if self._is_open and (state is None or (state.number is not None and not self._is_pending(state))):
+            self._send(request)
+        else:
+            self._waiting[request] = None
+
+    def forget(self, request: Request) -> None:
+        """Expect no answer to a request any more."""
+        self._waiting.pop(request, None)
+
+    def verdict(self) -> Verdict:
+        """Return how the broker's ledgers compare with what came."""
+        living = tuple(state.verdict() for state in self._states)
+        return Verdict(living, self._ended, self._ended_ticks, tuple(self._ended_faulty))
 
     def disconnected(self) -> None:
         """The connection is gone, and with it what was under way."""
         self._is_open = False
         self._outgoing.clear()
+        again = [request for request in self._pending.values() if request.is_asked_again]
+        self._waiting = {**dict.fromkeys(again), **self._waiting}
+        ended = [state for state in self._flow.live.values() if state.is_ended]
         self._pending.clear()
-        self._by_number.clear()
-        self._routes.clear()
+        self._flow.clear()
+        for state in ended:
+            self._note_ended(state)
         for state in self._states:
             state.number = None
+            state.renewed = None
 
-    def _send(self, state: SubscriptionState, request: dict[str, Any]) -> None:
+    def _is_pending(self, state: SubscriptionState, *ops: str) -> bool:
+        return any(
+            request.state is state and request.op in (ops or ("subscribe", "unsubscribe"))
+            for request in self._pending.values()
+        )
+
+    def _is_busy(self, state: SubscriptionState) -> bool:
+        return self._is_pending(state, "subscribe", "unsubscribe", "modify")
+
+    def _send(self, request: Request) -> None:
         id_ = self._next_id
         self._next_id += 1
-        self._pending[id_] = state
-        self._outgoing.append(self._codec.encode({"id": id_, **request}))
+        self._waiting.pop(request, None)
+        self._pending[id_] = request
+        state = request.state
+        fields: dict[str, Any] = {"op": request.op, **request.fields, "id": id_}
+        if request.op == "subscribe":
+            assert state is not None
+            fields |= state.request()
+        elif state is not None:
+            fields["sub"] = state.number
+        self._outgoing.append(self._codec.encode(fields))
 
     # ── what the broker says ─────────────────────────────────────────────────────────────────────
 
@@ -178,222 +171,173 @@ class ClientProtocol:
             message = self._codec.decode(payload)
         except BadMessage as exc:
             return [Puzzled(str(exc))]
+        flow = self._flow
+        effects: list[Effect]
         match message:
-            case WireUpdate():
-                return self._update(message)
-            case WireSnapshot():
-                return self._snapshot(message)
-            case WireGap():
-                return self._gap(message)
+            case Update():
+                effects = flow.update(message)
+            case Snapshot():
+                effects = flow.snapshot(message)
+            case Gap():
+                effects = flow.gap(message)
+            case Notice():
+                effects = flow.notice(message)
             case Heartbeat():
-                self._note_ledger(message.ledger)
-                self._advance(message.cursor)
-                return [Advanced()]
+                effects = flow.compare(message.ledger)
+                flow.advance(message.cursor)
+                effects.append(Advanced())
             case Ack():
-                return self._ack(message)
+                effects = self._ack(message)
+            case Ledger():
+                effects = self._ledger(message)
             case Error():
-                return self._error(message)
+                effects = self._error(message)
             case Welcome():
-                return [self._welcome(message)]
+                effects = [self._welcome(message)]
             case Closing():
-                self._note_ledger(message.ledger)
-                return [Closed(message.code, message.reason, message.retry_after_ms)]
+                effects = flow.compare(message.ledger)
+                effects.append(Closed(message.code, message.reason, message.retry_after_ms))
             case _:
-                return []
+                effects = []
+        if flow.wounded:
+            self._renew_wounded()
+        return effects
 
     def _welcome(self, message: Welcome) -> Welcomed:
         is_new_epoch = self.epoch is not None and message.epoch != self.epoch
         self.epoch = message.epoch
         self._is_open = True
+        if self.token is not None:
+            self._send(Request("auth", fields={"token": self.token}, is_renewal=True))
         # Names first: otherwise a pattern would begin to catch up with their symbols, and lose them again.
         for state in sorted(self._states, key=lambda state: state.has_patterns):
+            state.is_epoch_lost = is_new_epoch and state.cursor is not None
+            if is_new_epoch:
+                state.broken.clear()
             for sequence in state.sequences.values():
                 sequence.taken_up(is_new_epoch=is_new_epoch)
-            self._send(state, state.request())
+            self._send(Request("subscribe", state))
+        for request in [request for request in self._waiting if request.state is None]:
+            self._send(request)
         return Welcomed(message.session, message.epoch, message.heartbeat_s, message.server)
 
     def _ack(self, ack: Ack) -> list[Effect]:
-        state = self._pending.pop(ack.id, None)
-        if state is None:
+        request = self._pending.pop(ack.id, None)
+        if request is None:
             return [Puzzled(f"an ack of request {ack.id}, which is not under way")]
-        if ack.op != "subscribe":
-            self._by_number = {n: s for n, s in self._by_number.items() if s is not state}
-            state.ledger = ack.ledger
-            state.number = None
-            return [Ended(state)]
+        state = request.state
+        if state is None:
+            self.token = request.fields.get("token", self.token)
+            return [] if request.is_renewal else [Answered(request, ack)]
+        match request.op:
+            case "subscribe":
+                return self._accepted(state, ack)
+            case "unsubscribe":
+                return self._unsubscribed(state, ack, request)
+            case _:
+                state.modified(request.fields.get("delivery", {}), ack)
+                return [Answered(request, ack)]
+
+    def _accepted(self, state: SubscriptionState, ack: Ack) -> list[Effect]:
         if not isinstance(ack.sub, int):
             return [Puzzled(f"an ack of a subscribe ({ack.id}) that names no subscription")]
         state.accept(ack)
-        self._by_number[ack.sub] = state
+        self._flow.attach(state)
         if state.is_ended:
             # The application has left meanwhile.
-            self._send(state, {"op": "unsubscribe", "sub": ack.sub})
+            self._send(Request("unsubscribe", state))
             return []
-        if not state.awaits_snapshot:
-            self._release(state)
+        for request in [request for request in self._waiting if request.state is state]:
+            self._send(request)
         return [Accepted(state)]
 
+    def _unsubscribed(self, state: SubscriptionState, ack: Ack, request: Request) -> list[Effect]:
+        effects: list[Effect] = []
+        if ack.ledger is not None:
+            effects += self._flow.compare_final(state, ack.ledger)
+        self._flow.detach(state, is_renewal=request.is_renewal)
+        state.number = None
+        if request.is_renewal:
+            return effects
+        self._note_ended(state)
+        return [*effects, *self._abandon(state), Ended(state)]
+
+    def _note_ended(self, state: SubscriptionState) -> None:
+        """Keep what there is to know of a subscription that has ended."""
+        verdict = state.verdict()
+        if verdict.checks:
+            self._ended += 1
+            self._ended_ticks += verdict.ticks
+        if verdict.differences and len(self._ended_faulty) < MAX_FAULTY:
+            self._ended_faulty.append(verdict)
+
+    def _abandon(self, state: SubscriptionState) -> list[Effect]:
+        """Give up what was to be asked of a subscription that is no more."""
+        abandoned = [request for request in self._waiting if request.state is state]
+        for request in abandoned:
+            del self._waiting[request]
+        return [Answered(request, None) for request in abandoned]
+
+    def _ledger(self, message: Ledger) -> list[Effect]:
+        effects = self._flow.compare(message.ledger, is_whole=True)
+        request = self._pending.pop(message.id, None)
+        if request is None:
+            return [*effects, Puzzled(f"a ledger for request {message.id}, which is not under way")]
+        return [*effects, Answered(request, message)]
+
     def _error(self, error: Error) -> list[Effect]:
-        state = self._pending.pop(error.id, None) if error.id is not None else None
-        if state is None:
+        request = self._pending.pop(error.id, None) if error.id is not None else None
+        if request is None:
             return [Puzzled(f"an error ({error.code}): {error.message}")]
+        state = request.state
+        if request.op == "auth" and request.is_renewal:
+            return [Closed(4401, error.message, None)]
+        if state is None or request.op == "modify":
+            return [Answered(request, error)]
         if state.is_ended:
             return [Ended(state)]
+        if request.op == "unsubscribe":
+            # The broker does not know it any more: what was to be ended has ended.
+            self._flow.detach(state)
+            state.number = None
+            return []
         is_final = not (state.was_acked and (error.retry or error.code in MAY_PASS))
-        if is_final:
-            self._states.pop(state, None)
-        return [Refused(state, error.code, error.message, is_final)]
+        refused = Refused(state, error.code, error.message, is_final)
+        if not is_final:
+            return [refused]
+        self._states.pop(state, None)
+        self._note_ended(state)
+        return [*self._abandon(state), refused]
 
-    def _note_ledger(self, ledger: Iterable[LedgerEntry]) -> None:
-        for entry in ledger:
-            if state := self._by_number.get(entry.sub):
-                state.ledger = entry
+    # ── books that lack something ────────────────────────────────────────────────────────────────
 
-    def _advance(self, cursor: str | None) -> None:
-        if cursor is not None:
-            for state in self._by_number.values():
-                state.cursor = cursor
+    def _renew_wounded(self) -> None:
+        """Begin subscriptions with a broken book anew, each as soon as no earlier snapshot is under way."""
+        for state in list(self._flow.wounded):
+            if not state.broken or state.is_ended:
+                del self._flow.wounded[state]
+            elif state.number is not None and state.renewed is None and not self._is_busy(state):
+                del self._flow.wounded[state]
+                self._renew(state)
 
-    # ── ticks ────────────────────────────────────────────────────────────────────────────────────
+    def _renew(self, state: SubscriptionState) -> None:
+        """End a subscription and begin it anew, with a snapshot.
 
-    def _update(self, message: WireUpdate) -> list[Effect]:
-        parts: list[tuple[SubscriptionState, list[Tick] | Gap]] = []
-        open_: dict[SubscriptionState, list[Tick]] = {}
-        routes = self._routes
-        for tick in message.data:
-            route = routes.get((tick.ch, tick.sym)) or self._route(tick.ch, tick.sym)
-            if route is None:
-                self.strays += 1
-                continue
-            state, sequence = route
-            if sequence.is_lost:
-                open_.pop(state, None)
-                parts.append((state, self._lost(state, sequence, tick)))
-            skipped = sequence.tick(tick.seq)
-            if skipped is None:
-                state.duplicates += 1
-                continue
-            if skipped:
-                if state.mode == "latest":
-                    state.conflated += skipped
-                else:
-                    open_.pop(state, None)
-                    parts.append((state, self._unexplained(state, tick, skipped)))
-            ticks = open_.get(state)
-            if ticks is None:
-                ticks = open_[state] = []
-                parts.append((state, ticks))
-            ticks.append(tick)
-        return self._occurrences(parts, open_, message.cursor)
-
-    def _occurrences(
-        self,
-        parts: list[tuple[SubscriptionState, list[Tick] | Gap]],
-        last: dict[SubscriptionState, list[Tick]],
-        cursor: str,
-    ) -> list[Effect]:
-        """Return the events of one update; its cursor stands behind the last of each subscription."""
-        effects: list[Effect] = []
-        for state, part in parts:
-            if isinstance(part, Gap):
-                effects.append(Occurred(state, part))
-                continue
-            state.ticks += len(part)
-            if state.awaits_snapshot and not state.is_resuming:
-                # Nothing had happened on its symbols, so there was nothing to make a snapshot of.
-                state.awaits_snapshot = False
-            at = cursor if last.get(state) is part else state.cursor
-            effects.append(Occurred(state, Update(part, at)))
-        self._advance(cursor)
-        return effects
-
-    def _snapshot(self, message: WireSnapshot) -> list[Effect]:
-        state = self._by_number.get(message.sub)
-        if state is None or state.is_ended:
-            self.strays += len(message.data)
-            return []
-        effects: list[Effect] = []
-        ticks = []
-        is_aside = state.is_resuming and state.mode == "every"
-        for tick in message.data:
-            sequence = self._claim(state, tick.ch, tick.sym)
-            if sequence.is_lost:
-                effects.append(Occurred(state, self._lost(state, sequence, tick)))
-            is_news, skipped = sequence.snapshot(
-                tick.seq, state.snapshot_number, is_aside=is_aside, is_whole=type(tick) is Book
-            )
-            if skipped:
-                state.conflated += skipped
-            if is_news:
-                ticks.append(tick)
-            else:
-                state.duplicates += 1
-        state.snapshots += len(ticks)
-        if not message.more:
-            state.awaits_snapshot = False
-            state.snapshot_number += 1
-            self._release(state)
-            self._advance(message.cursor)
-        if ticks or not message.more:
-            cursor = None if message.more else message.cursor
-            effects.append(Occurred(state, Snapshot(ticks, cursor, not message.more)))
-        return effects
-
-    def _gap(self, message: WireGap) -> list[Effect]:
-        state = self._by_number.get(message.sub)
-        if state is None or state.is_ended:
-            return []
-        if message.reason == "cursor_too_old":
-            state.awaits_snapshot = True
-        bounds = state.sequence(message.sym).gap(message.first, message.last)
-        if bounds is None:
-            return []
-        return [
-            Occurred(
-                state, state.count_gap(Gap(message.sub, message.ch, message.sym, *bounds, message.reason))
-            )
-        ]
-
-    def _lost(self, state: SubscriptionState, sequence: Sequence, tick: Tick) -> Gap:
-        """Say that the end of a symbol's last epoch is not known, where the broker has not said so."""
-        sequence.is_lost = False
-        sequence.has_gap = True
-        return state.count_gap(Gap(state.number or 0, tick.ch, tick.sym, None, None, "cursor_too_old"))
-
-    def _unexplained(self, state: SubscriptionState, tick: Tick, skipped: int) -> Gap:
-        state.unexplained += skipped
-        return Gap(state.number or 0, tick.ch, tick.sym, tick.seq - skipped, tick.seq - 1, "unexplained")
-
-    # ── whose a tick is ──────────────────────────────────────────────────────────────────────────
-
-    def _route(self, ch: str, sym: str) -> tuple[SubscriptionState, Sequence] | None:
-        """Find the owner of a topic, and remember it."""
-        live = [s for _, s in sorted(self._by_number.items()) if s.ch == ch and not s.is_ended]
-        owner = next((s for s in live if s.names(sym)), None) or next(
-            (s for s in live if s.matches(sym)), None
-        )
-        if owner is None:
-            return None
-        route = self._routes[ch, sym] = (owner, owner.sequence(sym))
-        return route
-
-    def _claim(self, state: SubscriptionState, ch: str, sym: str) -> Sequence:
-        """Make ``state`` the owner of a topic: the broker has just said so."""
-        previous = self._routes.get((ch, sym))
-        if previous is not None and previous[0] is state:
-            return previous[1]
-        if previous is not None:
-            # What it has seen ends here; should it get the topic back, it begins anew.
-            previous[0].sequences.pop(sym, None)
-        sequence = state.sequence(sym)
-        self._routes[ch, sym] = (state, sequence)
-        return sequence
-
-    def _release(self, state: SubscriptionState) -> None:
-        """Let the owners of what ``state`` might own be found anew."""
-        for (ch, sym), (owner, _) in list(self._routes.items()):
-            if owner is not state and ch == state.ch and (state.names(sym) or state.matches(sym)):
-                del self._routes[ch, sym]
-                route = self._route(ch, sym)
-                if route is None or route[0] is not owner:
-                    owner.sequences.pop(sym, None)
+        Its pattern would lose its symbols to a later one that overlaps: so that begins anew behind it.
+        """
+        group = [state]
+        if state.has_patterns:
+            group += [
+                other
+                for number, other in sorted(self._flow.live.items())
+                if number > (state.number or 0)
+                and other.ch == state.ch
+                and other.has_patterns
+                and not other.is_ended
+                and not self._is_busy(other)
+            ]
+        for one in group:
+            self._send(Request("unsubscribe", one, is_renewal=True))
+        for one in group:
+            one.renew()
+            self._send(Request("subscribe", one, is_renewal=True))

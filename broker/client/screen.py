@@ -8,6 +8,7 @@ from rich.text import Text
 
 from broker.client.board import Board, Row, age, printable, short
 from broker.client.events import ClientStatistics
+from broker.client.verdict import Verdict
 
 #: Columns: title, width in a narrow terminal (80) and in a wide one, right-justified.
 COLUMNS = (
@@ -30,12 +31,14 @@ STATE_STYLES = {
 }
 
 
-def render(board: Board, client: ClientStatistics, now: float, *, width: int, height: int) -> RenderableType:
+def render(
+    board: Board, client: ClientStatistics, verdict: Verdict, now: float, *, width: int, height: int
+) -> RenderableType:
     """Return the whole picture, at most ``height - 1`` lines of ``width`` columns."""
     lines = [_status(client), _totals(board, client)]
     lines += [Text(note, style="yellow", no_wrap=True, overflow="ellipsis") for note in board.notes[-3:]]
-    # One line each for the column titles, for what is left out, and for the cursor.
-    room = max(1, height - len(lines) - 3)
+    # One line each for the column titles, for what is left out, for the verdict, and for the cursor.
+    room = max(1, height - len(lines) - 4)
     rows = board.busiest(room)
     left_out = len(board.rows) - len(rows)
     parts: list[RenderableType] = [*lines]
@@ -45,7 +48,14 @@ def render(board: Board, client: ClientStatistics, now: float, *, width: int, he
         parts.append(Text("nothing has happened yet on these symbols", style="dim"))
     if left_out:
         parts.append(Text(f"and {left_out} more, less busy; a taller terminal shows them", style="dim"))
+    style = "dim" if verdict.agrees else "bold red"
+    parts.append(Text(ledger_line(verdict), style=style, no_wrap=True, overflow="ellipsis"))
     return Group(*parts)
+
+
+def ledger_line(verdict: Verdict) -> str:
+    """Return what the ledgers have shown, in one line."""
+    return f"ledger: {printable(str(verdict))}"
 
 
 def _status(client: ClientStatistics) -> Text:
@@ -62,9 +72,10 @@ def _status(client: ClientStatistics) -> Text:
 
 def _totals(board: Board, client: ClientStatistics) -> Text:
     missing = f" ({board.missing:,} missing)" if board.missing else ""
+    pressure = f"  {printable(board.pressure)}" if board.pressure else ""
     return Text(
         f"{board.ticks:,} ticks  {short(board.rate)}/s  {board.conflated:,} conflated  "
-        f"{board.gaps:,} gaps{missing}  {client.reconnects} reconnects",
+        f"{board.gaps:,} gaps{missing}  {client.reconnects} reconnects{pressure}",
         style="bold",
         no_wrap=True,
         overflow="ellipsis",
@@ -108,9 +119,10 @@ def plain_lines(board: Board, client: ClientStatistics, now: float, *, most: int
     """Return one line on the whole, and one for each of the busiest rows."""
     missing = f" ({board.missing} missing)" if board.missing else ""
     why = f": {printable(client.last_error)}" if client.state != "connected" and client.last_error else ""
+    pressure = f", {printable(board.pressure)}" if board.pressure else ""
     lines = [
         f"{client.state}{why}; {board.ticks} ticks, {short(board.rate)}/s, {board.conflated} conflated, "
-        f"{board.gaps} gaps{missing}, {client.reconnects} reconnects"
+        f"{board.gaps} gaps{missing}, {client.reconnects} reconnects{pressure}"
     ]
     rows = board.busiest(most)
     lines += [

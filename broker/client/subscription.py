@@ -8,12 +8,15 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Protocol, cast
 
+import msgspec
 import trio
 
-from broker.client.events import Event, Gap, SubscriptionStatistics, T_co
+from broker.client.events import Event, Gap, Notice, SubscriptionStatistics, T_co
 from broker.client.pipe import Pipe
 from broker.client.state import SubscriptionState
+from broker.client.verdict import SubscriptionVerdict
 from broker.client.wire import Rejected
+from broker.core.delivery import DeliveryRequest
 from broker.core.mailbox import LedgerEntry
 
 
@@ -26,13 +29,16 @@ class Owner(Protocol):
     def abandon(self, state: SubscriptionState) -> bool:
         """End it at once; return whether the broker's last word on it is to come."""
 
+    async def change(self, state: SubscriptionState, delivery: Mapping[str, Any]) -> None:
+        """Change its delivery contract."""
+
 
 class Subscription(Generic[T_co]):
     """An asynchronous iterator of ticks: those of the snapshot first, then every update.
 
     It begins when it is first iterated over, or entered with ``async with``; a refusal is raised there, as
-    `SubscribeError`. `events` yields whole `Snapshot`, `Update` and `Gap` objects instead of ticks; use one
-    or the other. What is not read waits in a bounded buffer; once that is full the client stops reading, so
+    `SubscribeError`. `events` yields whole `Snapshot`, `Update`, `Gap` and `Notice` objects instead of ticks; use
+    one or the other. What is not read waits in a bounded buffer; once that is full the client stops reading, so
     read every subscription that you have begun.
 
     Leaving the loop with ``break`` ends a subscription that nothing else refers to (as in ``async for tick in
@@ -41,13 +47,19 @@ class Subscription(Generic[T_co]):
     """
 
     def __init__(
-        self, owner: Owner, state: SubscriptionState, pipe: Pipe, on_gap: Callable[[Gap], object] | None
+        self,
+        owner: Owner,
+        state: SubscriptionState,
+        pipe: Pipe,
+        on_gap: Callable[[Gap], object] | None,
+        on_notice: Callable[[Notice], object] | None,
     ) -> None:
         """Made by `Client.subscribe`."""
         self._owner = owner
         self._state = state
         self._pipe = pipe
         self._on_gap = on_gap
+        self._on_notice = on_notice
         self._ticks: Iterator[T_co] = iter(())
         self._has_begun = False
 
@@ -72,6 +84,9 @@ class Subscription(Generic[T_co]):
             if isinstance(event, Gap):
                 if self._on_gap is not None:
                     self._on_gap(event)
+            elif isinstance(event, Notice):
+                if self._on_notice is not None:
+                    self._on_notice(event)
             else:
                 self._ticks = iter(event.ticks)
 
@@ -122,6 +137,28 @@ class Subscription(Generic[T_co]):
                 await self._pipe.ledger_known.wait()
         await trio.lowlevel.checkpoint()
 
+    async def modify(
+        self, delivery: Mapping[str, Any] | DeliveryRequest | None = None, /, **fields: Any
+    ) -> Mapping[str, Any]:
+        """Change the delivery contract, as in ``await sub.modify(mode="latest", max_rate=10)``.
+
+        What is left out stays as it is. No tick is lost or doubled by it, but for what the new contract does
+        with those that are queued, and counts. It also holds on later connections; asked for while there is
+        none, it waits for the next. Cancelled, it may or may not have come into force.
+
+        Returns:
+            The contract in force: the operator's limits may have lowered it.
+
+        Raises:
+            SubscribeError: the broker refuses; the contract is as it was.
+            ClientClosed: the client is at its end.
+        """
+        if not self._has_begun:
+            await self._begin()
+        asked = msgspec.to_builtins(delivery) if isinstance(delivery, DeliveryRequest) else delivery
+        await self._owner.change(self._state, {**(asked or {}), **fields})
+        return self._state.delivery or {}
+
     # ── what there is to know ────────────────────────────────────────────────────────────────────
 
     @property
@@ -157,6 +194,11 @@ class Subscription(Generic[T_co]):
     def ledger(self) -> LedgerEntry | None:
         """The broker's account of this subscription since the last connect, as last told."""
         return self._state.ledger
+
+    @property
+    def verdict(self) -> SubscriptionVerdict:
+        """Whether that account is true, as far as the ledgers that came by themselves have shown."""
+        return self._state.verdict()
 
     def statistics(self) -> SubscriptionStatistics:
         """Return the client's own account, over all connections."""

@@ -19,9 +19,10 @@ from broker.client.board import Board, printable
 from broker.client.client import Client
 from broker.client.connect import connect
 from broker.client.errors import ClientClosed, ConnectError, SubscribeError
-from broker.client.events import AnyEvent, Gap, State
-from broker.client.screen import plain_lines, render
+from broker.client.events import AnyEvent, Gap, Notice, State
+from broker.client.screen import ledger_line, plain_lines, render
 from broker.client.subscription import Subscription
+from broker.client.verdict import Verdict
 from broker.client.wire import parse_url
 from broker.core.encoding import tick_to_json
 from broker.core.ticks import Tick
@@ -30,6 +31,8 @@ REFRESH_S = 0.25
 PLAIN_S = 1.0
 PLAIN_ROWS = 20
 INTERRUPTED = 130
+#: How long Ctrl-C may take, to ask for the last ledger.
+LAST_LEDGER_S = 0.5
 
 
 class OutputClosed(Exception):
@@ -71,23 +74,44 @@ class View(Protocol):
     def note(self, text: str) -> None:
         """Tell the user of something besides."""
 
+    async def finish(self, verdict: Verdict) -> None:
+        """Show the last verdict; nothing else comes behind it. Raises `OutputClosed`."""
+
 
 class JsonLines:
-    """One line for each tick, as the protocol has it in JSON, and one for each gap."""
+    """One line for each tick, as the protocol has it in JSON, one for each gap, notice and verdict.
+
+    A verdict comes with every heartbeat, at most once a second, and at the end.
+    """
 
     def __init__(self, output: Output) -> None:
         self._output = output
 
     async def show(self, subscription: Subscription[Tick], event: AnyEvent) -> None:
-        lines = [gap_to_json(event)] if isinstance(event, Gap) else list(map(tick_to_json, event.ticks))
+        match event:
+            case Gap():
+                lines = [gap_to_json(event)]
+            case Notice():
+                lines = [notice_to_json(event)]
+            case _:
+                lines = list(map(tick_to_json, event.ticks))
         if lines:
             await self._output.write(b"\n".join(lines) + b"\n")
 
     async def run(self, client: Client) -> None:
-        await trio.sleep_forever()
+        checks = 0
+        while True:
+            await trio.sleep(PLAIN_S)
+            verdict = client.verdict
+            if verdict.checks > checks:
+                checks = verdict.checks
+                await self._output.write(verdict_to_json(verdict, is_final=False) + b"\n")
 
     def note(self, text: str) -> None:
         complain(text)
+
+    async def finish(self, verdict: Verdict) -> None:
+        await self._output.write(verdict_to_json(verdict, is_final=True) + b"\n")
 
 
 class PlainLines:
@@ -111,6 +135,9 @@ class PlainLines:
     def note(self, text: str) -> None:
         complain(text)
 
+    async def finish(self, verdict: Verdict) -> None:
+        await self._output.write(f"{ledger_line(verdict)}\n".encode())
+
 
 class LiveTable:
     """A table that stays in its place."""
@@ -129,18 +156,50 @@ class LiveTable:
                 now = trio.current_time()
                 self._board.sample(now)
                 size = console.size
-                picture = render(self._board, client.statistics(), now, width=size.width, height=size.height)
+                picture = render(
+                    self._board,
+                    client.statistics(),
+                    client.verdict,
+                    now,
+                    width=size.width,
+                    height=size.height,
+                )
                 live.update(picture, refresh=True)
                 await trio.sleep(REFRESH_S)
 
     def note(self, text: str) -> None:
         self._board.notes.append(printable(text))
 
+    async def finish(self, verdict: Verdict) -> None:
+        """Leave the picture as it is: its last line is the verdict."""
+        await trio.lowlevel.checkpoint()
+
 
 def gap_to_json(gap: Gap) -> bytes:
     """Return a gap as the protocol has it."""
     fields = {"type": "gap", "sub": gap.sub, "ch": gap.ch, "sym": gap.sym}
     return msgspec.json.encode({**fields, "from": gap.first, "to": gap.last, "reason": gap.reason})
+
+
+def notice_to_json(notice: Notice) -> bytes:
+    """Return a notice as the protocol has it."""
+    fields = {"type": "notice", "state": notice.state, "sub": notice.sub}
+    return msgspec.json.encode({**fields, "queued": notice.queued, "limit": notice.limit})
+
+
+def verdict_to_json(verdict: Verdict, *, is_final: bool) -> bytes:
+    """Return what the ledgers have shown so far; a type of our own, which no broker sends."""
+    return msgspec.json.encode(
+        {
+            "type": "verdict",
+            "agrees": verdict.agrees,
+            "exact": verdict.is_exact,
+            "subscriptions": verdict.verified,
+            "ticks": verdict.ticks,
+            "differences": verdict.differences,
+            "final": is_final,
+        }
+    )
 
 
 def complain(text: str) -> None:
@@ -161,7 +220,8 @@ async def watch(url: str, symbols: Sequence[str], *, channels: Sequence[str], as
 
     Returns:
         The exit code: 0 once the reader of our output has gone, or on SIGTERM; 1 if the first connection
-        fails, every channel is refused, or the broker sends us away; 2 for a URL that is none; 130 on Ctrl-C.
+        fails, every channel is refused, the broker sends us away, or one of its ledgers was not true; 2 for a
+        URL that is none; 130 on Ctrl-C.
     """
     console = Console()
     output = Output(sys.stdout.fileno()) if as_json or not _is_screen(console) else None
@@ -209,6 +269,16 @@ class _Watcher:
                 nursery.start_soon(self._wait_for_signal)
                 await self._watch(url)
                 nursery.cancel_scope.cancel()
+        if self._client is not None:
+            await self._conclude(self._client.verdict)
+
+    async def _conclude(self, verdict: Verdict) -> None:
+        """Show the last verdict; a ledger that was not true at any time is a failure."""
+        if not verdict.agrees:
+            self.exit_code = 1
+            self.last_words += [f"the ledger disagrees: {text}" for text in verdict.differences]
+        with suppress(OutputClosed):
+            await self._view.finish(verdict)
 
     async def _watch(self, url: str) -> None:
         try:
@@ -240,6 +310,9 @@ class _Watcher:
             return
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for number in signals:
+                if self._client is not None and self._client.state == "connected":
+                    with trio.move_on_after(LAST_LEDGER_S), suppress(ClientClosed):
+                        await self._client.verify(settle_s=LAST_LEDGER_S / 2)
                 self._end(INTERRUPTED if number == signal.SIGINT else 0)
 
     async def _show(self, client: Client) -> None:

@@ -76,6 +76,22 @@ class Heartbeat(Struct, tag_field="type", tag="heartbeat"):
     ledger: list[LedgerEntry] = []
 
 
+class Ledger(Struct, tag_field="type", tag="ledger"):
+    """The answer to `list`."""
+
+    id: int
+    ledger: list[LedgerEntry] = []
+
+
+class Notice(Struct, tag_field="type", tag="notice"):
+    """How the broker finds the subscriber; ``sub`` is left out where it means all of them."""
+
+    state: str
+    sub: int | None = None
+    queued: int | None = None
+    limit: int | None = None
+
+
 class Closing(Struct, tag_field="type", tag="closing"):
     """The last message before the close."""
 
@@ -85,8 +101,12 @@ class Closing(Struct, tag_field="type", tag="closing"):
     ledger: list[LedgerEntry] = []
 
 
-ServerMessage: TypeAlias = Welcome | Ack | Snapshot | Update | Gap | Heartbeat | Error | Closing
-_TYPES = frozenset(("welcome", "ack", "snapshot", "update", "gap", "heartbeat", "error", "closing"))
+ServerMessage: TypeAlias = (
+    Welcome | Ack | Snapshot | Update | Gap | Notice | Heartbeat | Ledger | Error | Closing
+)
+_TYPES = frozenset(
+    ("welcome", "ack", "snapshot", "update", "gap", "notice", "heartbeat", "ledger", "error", "closing")
+)
 
 
 class BadMessage(ValueError):

@@ -65,9 +65,20 @@ class Peer:
         sub = asked["sub"]
         await self.send(type="ack", id=asked["id"], op="unsubscribe", sub=sub, ledger={"sub": sub, **counts})
 
-    async def update(self, *seqs: int, sym: str = "SIM:A") -> None:
-        """Send trades of ``sym`` with these numbers."""
-        ticks = [self.trade(seq, sym) for seq in seqs]
+    async def heartbeat(self, cursor: str | None = None, sub: int = 1, **ledger: int) -> None:
+        """Send a heartbeat with one account."""
+        counts = {"offered": 0, "delivered": 0, "conflated": 0, "dropped": 0, "pending": 0, **ledger}
+        await self.send(type="heartbeat", ts=1, cursor=cursor, ledger=[{"sub": sub, **counts}])
+
+    async def gap(self, first: int | None, last: int | None, reason: str = "overflow") -> None:
+        """Tell a gap in the trades of SIM:A."""
+        fields = {"sub": 1, "ch": "trade", "sym": "SIM:A", "from": first, "to": last, "reason": reason}
+        await self.send(type="gap", **fields)
+
+    async def update(self, *seqs: int, sym: str = "SIM:A", count: int | None = None) -> None:
+        """Send trades of ``sym`` with these numbers, merged ones with ``count``."""
+        more = {} if count is None else {"count": count}
+        ticks = [{**self.trade(seq, sym), **more} for seq in seqs]
         await self.send(type="update", cursor=f"e-{max(seqs)}", data=ticks)
 
     def trade(self, seq: int, sym: str = "SIM:A") -> dict[str, Any]:

@@ -12,7 +12,16 @@ import trio
 from rich.console import Console
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from broker.client import ClientStatistics, Gap, Snapshot, Update
+from broker.client import (
+    ClientStatistics,
+    Gap,
+    LedgerEntry,
+    Notice,
+    Snapshot,
+    SubscriptionVerdict,
+    Update,
+    Verdict,
+)
 from broker.client.board import Board, age, short
 from broker.client.screen import plain_lines, render
 from broker.client.watch import JsonLines, Output, PlainLines, follow
@@ -58,12 +67,13 @@ async def test_json_lines_are_the_ticks_and_gaps_of_the_protocol(
         code = await follow(URL, ["SIM:A"], channels=["trade"], view=JsonLines(Output(writer)))
     assert code == 1
     lines = [json.loads(line) for line in read_all(reader).splitlines()]
-    assert [line.get("seq") for line in lines] == [1, None, 4]
+    assert [line.get("seq") for line in lines] == [1, None, 4, None]
     assert list(lines[0]) == ["ch", "sym", "seq", "ts", "rts", "price", "size", "side", "id"]
     assert lines[0]["ts"] == "1700000000000000001"
     assert lines[1] == {
         "type": "gap", "sub": 1, "ch": "trade", "sym": "SIM:A", "from": 2, "to": 3, "reason": "overflow",
     }  # fmt: skip
+    assert lines[3]["type"] == "verdict"
     assert "4403" in capsys.readouterr().err
 
 
@@ -74,7 +84,7 @@ async def test_reader_that_leaves_ends_it_quietly(
         await peer.welcome()
         await peer.accept()
         await peer.update(1)
-        await peer.end(await peer.request())
+        await peer.end(await peer.request(), offered=1, delivered=1)
         await trio.sleep_forever()
 
     reader, writer = pipe
@@ -118,7 +128,7 @@ async def test_refused_channel_is_told_and_the_other_goes_on(
     async with fake_broker(monkeypatch, script):
         code = await follow(URL, ["*"], channels=["tirade", "trade"], view=JsonLines(Output(pipe[1])))
     assert code == 1
-    assert json.loads(read_all(pipe[0]))["seq"] == 1
+    assert json.loads(read_all(pipe[0]).splitlines()[0])["seq"] == 1
     said = capsys.readouterr().err
     assert "no such channel" in said
     assert "who are you" in said
@@ -180,6 +190,48 @@ async def test_plain_lines_come_where_there_is_no_terminal(
     assert second.split()[:3] == ["SIM:A", "trade", "1.50"]
 
 
+async def test_ledger_that_is_not_true_is_shown_and_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.accept()
+        await peer.update(1, 2)
+        await peer.heartbeat(offered=3, delivered=3)
+        # The subscription that is no longer read when the watcher leaves.
+        os.close(pipe[0])
+        await peer.update(3)
+        await trio.sleep_forever()
+
+    async with fake_broker(monkeypatch, script):
+        code = await follow(URL, ["SIM:A"], channels=["trade"], view=JsonLines(Output(pipe[1])))
+    assert code == 1
+    assert "delivered: the ledger says 3, and 2 ticks came" in capsys.readouterr().err
+
+
+async def test_verdict_comes_with_heartbeats_and_at_the_end(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int]
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.accept()
+        await peer.heartbeat()
+        await wait_all_tasks_blocked()
+        # By hand: an autojump clock runs away while the writing thread works.
+        mock_clock.jump(1.0)
+        await trio.lowlevel.wait_readable(pipe[0])
+        await peer.closing(4403, "enough", None)
+
+    async with fake_broker(monkeypatch, script):
+        await follow(URL, ["*"], channels=["trade"], view=JsonLines(Output(pipe[1])))
+    first, last = map(json.loads, read_all(pipe[0]).splitlines())
+    assert first == {
+        "type": "verdict", "agrees": True, "exact": True, "subscriptions": 1, "ticks": 0, "differences": [],
+        "final": False,
+    }  # fmt: skip
+    assert last == {**first, "final": True}
+
+
 # ── the picture ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -190,10 +242,15 @@ def statistics(state: str = "connected", **more: object) -> ClientStatistics:
 
 
 def draw(
-    board: Board, client: ClientStatistics, now: float = 1.0, width: int = 80, height: int = 24
+    board: Board,
+    client: ClientStatistics,
+    now: float = 1.0,
+    width: int = 80,
+    height: int = 24,
+    verdict: Verdict | None = None,
 ) -> list[str]:
     console = Console(width=width, height=height, record=True, file=io.StringIO(), force_terminal=True)
-    console.print(render(board, client, now, width=width, height=height))
+    console.print(render(board, client, verdict or Verdict(), now, width=width, height=height))
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 
@@ -229,7 +286,8 @@ def test_more_symbols_than_lines_fit_into_a_small_terminal_and_the_rest_is_count
     assert max(map(len, lines)) <= 80
     assert any("SIM:S042" in line for line in lines)
     shown = sum("SIM:S" in line for line in lines)
-    assert f"and {100 - shown} more" in lines[-1]
+    assert f"and {100 - shown} more" in lines[-2]
+    assert lines[-1] == "ledger: not verified yet"
 
 
 def test_every_column_is_there_at_eighty_columns() -> None:
@@ -242,6 +300,24 @@ def test_every_column_is_there_at_eighty_columns() -> None:
 @pytest.mark.parametrize("height", [1, 4, 5])
 def test_terminal_of_a_few_lines_is_no_error(height: int) -> None:
     assert draw(filled(*[trade(f"SIM:S{n}") for n in range(9)]), statistics(), width=20, height=height)
+
+
+def test_verdict_is_the_last_line_of_the_picture() -> None:
+    account = LedgerEntry(1, 12345, 12345, 0, 0, 0)
+    fine = SubscriptionVerdict(1, "trade", ("SIM:*",), 1, 12345, True, 0, (), account)
+    assert draw(filled(trade()), statistics(), verdict=Verdict((fine,)))[-1] == (
+        "ledger: 1 subscription verified, 12,345 ticks, exact"
+    )
+    wrong = SubscriptionVerdict(1, "trade", ("SIM:*",), 1, 12345, False, 0, ("delivered: 1, not 2",), account)
+    lines = draw(filled(trade()), statistics(), verdict=Verdict((wrong,)), width=120)
+    assert lines[-1] == "ledger: DISAGREES: trade SIM:* (sub 1): delivered: 1, not 2"
+
+
+def test_notice_is_shown_until_the_next() -> None:
+    board = filled(trade())
+    board.take(Notice(1, "pressed", 800, 1000), "every", 0.0)
+    assert draw(board, statistics(), width=120)[1].endswith("0 reconnects  pressed")
+    assert plain_lines(board, statistics(), 0.0, most=5)[0].endswith("0 reconnects, pressed")
 
 
 def test_lost_connection_can_be_seen_with_its_reason() -> None:
