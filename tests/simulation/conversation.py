@@ -205,7 +205,8 @@ class Conversation:
         account = self.accounts.setdefault(ch, Account(ch, self._oracle, self.fail))
         account.may_skip |= may_conflate(ch, delivery)
         offset = None if asked.cursor is None else self._oracle.position(asked.cursor)
-        wants = request.get("snapshot", asked.cursor is None)
+        # A cursor of another epoch is answered by gaps and a snapshot, as if it had been asked for.
+        wants = request.get("snapshot", False) or (offset is None and request.get("snapshot", True))
         sub = Subscribed(number, ack["symbols"], offset=offset)
         account.begin(sub, asked_at=asked.at, wants_snapshot=wants, is_fresh=asked.cursor is None)
         self._subs[number] = account

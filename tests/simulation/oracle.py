@@ -150,9 +150,12 @@ class Oracle:
         return record.seq if record else 0
 
     def position(self, cursor: str) -> int | None:
-        """Return the offset of a cursor of this epoch, else ``None``; today's cursors say it."""
+        """Return the offset of a cursor of this epoch, else ``None``; today's cursors say it.
+
+        What stands behind a ``~`` is about ticks that a ``max_rate`` holds back.
+        """
         epoch, _, offset = cursor.rpartition("-")
-        return int(offset) if epoch == self.epoch else None
+        return int(offset.partition("~")[0]) if epoch == self.epoch else None
 
     def seq_at(self, key: Key, offset: int) -> int:
         """Return a topic's newest ``seq`` up to an offset, inclusive."""
