@@ -8,7 +8,7 @@ from tests.simulation.breakages import BREAKAGES
 from tests.simulation.run import run
 
 #: Each is noticed within so many seeds.
-SEEDS = 10
+SEEDS = 40
 
 
 @pytest.mark.parametrize("name", BREAKAGES)
