@@ -302,7 +302,10 @@ def _file(name: str) -> Response:
     return Response(body, media_type=kind, headers=_PAGE_HEADERS)
 
 
-def _http_problem(request: Request, exc: Exception) -> Response:
+# Not plain functions: Starlette would call those in a thread of their own.
+
+
+async def _http_problem(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     details = {
         404: f"there is nothing at {request.url.path!r:.200}",
@@ -313,6 +316,6 @@ def _http_problem(request: Request, exc: Exception) -> Response:
     return _problem(body, exc.status_code, dict(exc.headers or {}))
 
 
-def _request_problem(request: Request, exc: Exception) -> Response:
+async def _request_problem(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestError)
     return _problem(problem_body(400, exc.code, str(exc)), 400)
