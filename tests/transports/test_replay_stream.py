@@ -211,14 +211,20 @@ async def test_recording_that_is_not_there_goes_live_at_once(tmp_path: Path) -> 
 
 
 async def _curl(*arguments: str) -> str:
-    """Return what comes until the live part has begun."""
-    done = await trio.run_process(
-        ["curl", "-N", "--silent", "--noproxy", "*", "--max-time", "5", *arguments],
-        capture_stdout=True,
-        check=False,
-        stderr=subprocess.DEVNULL,
-    )
-    return done.stdout.decode()
+    """Return what comes until the live part has begun, however busy the machine is."""
+    command = ["curl", "-N", "--silent", "--noproxy", "*", "--max-time", "60", *arguments]
+    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    whole = b""
+    while b"feed_reset" not in whole and (came := await process.stdout.receive_some()):
+        whole += came
+    with trio.move_on_after(1):
+        while came := await process.stdout.receive_some():
+            whole += came
+    process.terminate()
+    await process.wait()
+    await process.stdout.aclose()
+    return whole.decode()
 
 
 def _events(text: str) -> list[dict[str, Any]]:
