@@ -95,6 +95,7 @@ class Item:
         at: since when it waits.
         is_replayed: read from the history; such a tick is never conflated.
         is_overtaken: a ``max_rate`` may have held it back.
+        shown: the ``seq`` of the state that a resume began with; those before it were replaced by it, 0: none.
     """
 
     key: Key
@@ -102,6 +103,12 @@ class Item:
     at: float
     is_replayed: bool = False
     is_overtaken: bool = False
+    shown: int = 0
+
+    @property
+    def stands(self) -> int:
+        """The first ``seq`` that is in what waits; those before it were replaced."""
+        return self.seqs[-1] if self.key[0] in REPLACED else self.shown or self.seqs[0]
 
 
 class Account:
@@ -151,6 +158,7 @@ class Account:
         if older is not None:
             self.items.remove(older)
             item.seqs = older.seqs + item.seqs
+            item.shown = older.shown
         self.items.append(item)
 
     def _to_conflate(self, item: Item) -> Item | None:
@@ -187,7 +195,7 @@ class Account:
     def would_lose(self) -> int:
         """How many ticks go with the oldest that are too many; what was conflated under another contract is one."""
         gone = self.live[: self.too_many()]
-        return sum(1 if self.ch in REPLACED else len(item.seqs) for item in gone)
+        return sum(seq >= item.stands for item in gone for seq in item.seqs)
 
     def degrade(self) -> None:
         self.is_degraded = True

@@ -288,7 +288,7 @@ class SessionMachine(RuleBasedStateMachine):
                 by_interval[self.record.get(key, seq).tick.interval].append(seq)
             account.items += [Item(key, part, now, is_overtaken=is_paced) for part in by_interval.values()]
         else:
-            account.items.append(Item(key, seqs, now, is_overtaken=is_paced))
+            account.items.append(Item(key, seqs, now, is_overtaken=is_paced, shown=seqs[-1]))
         self.sort(account)
 
     def sort(self, account: Account) -> None:
@@ -300,19 +300,14 @@ class SessionMachine(RuleBasedStateMachine):
         for item in [item for item in previous.items if item.key == key]:
             if item.seqs[-1] < start:
                 continue
-            gone = [seq for seq in item.seqs if seq >= start]
-            kept = [seq for seq in item.seqs if seq < start]
-            if key[0] in ("quote", "bar", "status") and not item.is_replayed:
-                if not is_whole:
-                    gone, kept = item.seqs[-1:], item.seqs[:-1]
-                previous.offered -= len(gone)
+            first = start if is_whole else max(start, item.stands)
+            kept = [seq for seq in item.seqs if seq < first]
+            previous.offered -= len(item.seqs) - len(kept)
+            if item.stands < start:
+                item.seqs = kept
+            else:
                 previous.conflated += len(kept)
                 previous.items.remove(item)
-            else:
-                previous.offered -= len(gone)
-                item.seqs = kept
-                if not kept:
-                    previous.items.remove(item)
 
     def show_what_was_held_back(self, account: Account, topics: list[Key], cursor: str) -> None:
         if not cursor.startswith("e1-") or account.delivery["mode"] == "every":
