@@ -230,7 +230,21 @@ class _Measurement:
         self._say("measuring")
         fed = await self._fed()
         idle = idle_s()
-        await self._tell_all(Command("measure"))
+        seconds: list[list[Report]] = [[] for _ in self._clients]
+        async with trio.open_nursery() as nursery:
+            # Heard as they are said: a client whose reports fill the pipe would stop to read.
+            for client, reports in zip(self._clients, seconds, strict=True):
+                nursery.start_soon(self._hear_progress, client, reports)
+            await self._tell_all(Command("measure"))
+            took = await self._watch()
+            self._round.machine_idle = (idle_s() - idle) / took / (os.cpu_count() or 1)
+            self._round.fed_per_s = (await self._fed() - fed) / took
+            await self._tell_all(Command("stop"))
+        self._round.memory_bytes = self._memory()
+        self._merge_progress(seconds)
+
+    async def _watch(self) -> float:
+        """Look at the server's process now and then while it is measured; return how long that took."""
         began, cpu = time.perf_counter(), self._cpu()
         last_at, last_cpu = began, cpu
         until = began + self._workload.duration_s
@@ -245,34 +259,24 @@ class _Measurement:
         if self._server.pid is not None:
             self._round.cpu_s = self._cpu() - cpu
         self._round.took_s = took
-        self._round.machine_idle = (idle_s() - idle) / took / (os.cpu_count() or 1)
-        self._round.fed_per_s = (await self._fed() - fed) / took
-        await self._tell_all(Command("stop"))
-        seconds = await self._hear_progress()
-        self._round.memory_bytes = self._memory()
-        self._merge_progress(seconds)
+        return took
 
     def _sample(self, at_s: float, cores: float) -> None:
         self._round.samples.append(Sample(at_s, 0, 0, 0, 0, cores, self._memory() / 1e6))
         done = at_s / self._workload.duration_s
         self._say(f"measuring {done:4.0%}  {cores:.2f} cores  {self._memory() / 1e6:.0f} MB")
 
-    async def _hear_progress(self) -> list[list[Report]]:
-        """Return every client's reports of its seconds, and add up their totals."""
-        all_seconds: list[list[Report]] = []
-        for client in self._clients:
-            seconds: list[Report] = []
-            while (report := await client.hear()).event == "progress":
-                seconds.append(report)
-            all_seconds.append(seconds)
-            total = self._round
-            total.ages.add(Histogram(dict(report.ages), report.max_ns))
-            total.ticks += report.ticks
-            total.received += report.received
-            total.frames += report.frames
-            total.busy = max(total.busy, report.busy)
-            total.client_cpu += report.cpu
-        return all_seconds
+    async def _hear_progress(self, client: Child[Report], seconds: list[Report]) -> None:
+        """Keep a client's reports of its seconds until it stops, and add up its totals."""
+        while (report := await client.hear()).event == "progress":
+            seconds.append(report)
+        total = self._round
+        total.ages.add(Histogram(dict(report.ages), report.max_ns))
+        total.ticks += report.ticks
+        total.received += report.received
+        total.frames += report.frames
+        total.busy = max(total.busy, report.busy)
+        total.client_cpu += report.cpu
 
     def _merge_progress(self, clients: list[list[Report]]) -> None:
         """Put what the clients saw in each second beside what the server used then."""
