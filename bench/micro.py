@@ -17,8 +17,9 @@ from broker.core.codecs import JSON, MSGPACK, Codec
 from broker.core.delivery import DeliveryLimits, DeliveryRequest, Mode, negotiate
 from broker.core.encoding import tick_to_json
 from broker.core.framing import WEBSOCKET_TEXT, Framing, NdjsonFraming, SseFraming
+from broker.core.history import HistoryLimits
 from broker.core.mailbox import Mailbox
-from broker.core.tape import Entry, HistoryLimits, Tape
+from broker.core.tape import Entry, Tape
 from broker.core.ticks import Channel, Tick
 from broker.core.topics import Topics
 from feeds._market import Market

@@ -21,9 +21,10 @@ from broker.config.recordings import FeedOptions as FeedRecordingOptions
 from broker.config.recordings import RecordingOptions, TapeOptions
 from broker.core.delivery import DeliveryLimits
 from broker.core.errors import ConfigError
+from broker.core.history import HistoryLimits
 from broker.core.router import Router
 from broker.core.session import SessionLimits
-from broker.core.tape import HistoryLimits, Tape
+from broker.core.tape import Tape
 from broker.core.topics import Topics
 from broker.runtime.budget import BudgetLimits
 from broker.runtime.fanout import Fanout

@@ -14,9 +14,10 @@ from typing import Any
 import trio
 import trio.testing
 
+from broker.core.history import HistoryLimits
 from broker.core.router import Router
 from broker.core.session import SessionLimits
-from broker.core.tape import HistoryLimits, Tape
+from broker.core.tape import Tape
 from broker.core.ticks import Book, Quote, Status, Tick, Trade
 from broker.core.topics import Topics
 from broker.runtime.budget import BudgetLimits

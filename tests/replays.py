@@ -13,10 +13,11 @@ import trio.testing
 from broker.core.codecs import JSON
 from broker.core.delivery import DeliveryRequest
 from broker.core.framing import NdjsonFraming
+from broker.core.history import HistoryLimits
 from broker.core.messages import Ack, ReplayRequest, Subscribe
 from broker.core.router import Router
 from broker.core.session import SessionLimits
-from broker.core.tape import HistoryLimits, Tape
+from broker.core.tape import Tape
 from broker.core.topics import Topics
 from broker.runtime.fanout import Fanout
 from broker.runtime.recorder import Recorder, What

@@ -57,6 +57,7 @@ class Backlog:
         """Yield (topic, first, last) of what the history forgot before it was read; then go on behind it."""
         while self._next:
             _, seq, topic = self._head()
+            self._tape.history.trim(topic)
             first = topic.first_kept
             if seq >= first:
                 # The history forgets in the order of the tape: what comes later is there as well.
@@ -75,7 +76,7 @@ class Backlog:
         taken: list[tuple[int, Topic, bytes]] = []
         while self._next and len(taken) < ticks:
             offset, seq, topic = self._head()
-            encoded = self._tape.kept(offset)
+            encoded = self._tape.history.get(offset)
             size -= len(encoded)
             if (upto is not None and offset > upto) or (size < 0 and taken):
                 break

@@ -4,30 +4,20 @@
 ``<epoch>-<offset>``: everything up to and including that offset has been seen. ``<epoch>-<offset>~<n>`` makes an
 exception of the last n: what of them a ``max_rate`` held back may not have been seen, all else has. The epoch is
 new with each tape, so a cursor of an earlier life is never mistaken for one of this.
-
-The history is bounded in ticks, bytes and age. Its ticks lie in a ring, by their offset, where the next one
-takes the oldest one's place; each topic has the offsets of its own, so that a resume costs by what the subscriber
-missed, not by what everybody else got. A tick lies there as it was first encoded: as JSON where somebody gets every
-tick of its topic as JSON, else as MessagePack; either is half as large as the objects.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
 
 import msgspec
 
 from broker.core.conflation import conflation_key
 from broker.core.encoding import pack_tick, tick_to_json
+from broker.core.history import History, HistoryLimits
 from broker.core.ticks import Bar, Book, Tick
 from broker.core.topics import Topic, Topics
-
-#: What a kept tick costs beside its bytes: the object's head, the offset, two places in the ring, one in a deque.
-OVERHEAD_BYTES = 96
-#: By so many places the ring grows, until it has as many as the history may have ticks.
-_GROW = 4096
 
 
 class Entry(msgspec.Struct, gc=False, eq=False):
@@ -52,15 +42,6 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     json: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryLimits:
-    """How much of the tape is kept for those who resume; 0 of any keeps nothing."""
-
-    ticks: int = 200_000
-    bytes: int = 32 << 20
-    age_s: float = 300.0
-
-
 class Tape:
     """Numbers ticks, keeps the newest state of each topic and a bounded history. Pure."""
 
@@ -68,30 +49,11 @@ class Tape:
         """``epoch`` must never have been used before, and has no ``-`` in it."""
         self.epoch = epoch
         self.topics = topics
-        self.limits = limits
+        self.history = History(limits, topics.everything)
         self.offset = 0
-        self.kept_bytes = 0
-        #: Offset of the oldest tick in the history; one behind the newest if there is none.
-        self._oldest = 1
         #: Ticks that an adapter filled with what no codec can carry; they are not on the tape.
         self.malformed = 0
         self._cursor_offset, self._cursor = 0, f"{epoch}-0"
-        # Each tick takes the overhead at least, so more places than that are never used.
-        self._places = min(limits.ticks, limits.bytes // OVERHEAD_BYTES) if limits.age_s else 0
-        self._ring: list[bytes] = []
-        self._ring_topics: list[Topic] = []
-        #: (when, offset behind its last tick) of each batch in the history, for the age.
-        self._batches: deque[tuple[float, int]] = deque()
-
-    @property
-    def kept_ticks(self) -> int:
-        """How many ticks the history holds."""
-        return self.offset - self._oldest + 1
-
-    @property
-    def oldest(self) -> int:
-        """Offset of the oldest tick in the history; one behind the newest if there is none."""
-        return self._oldest
 
     def append(self, ticks: Iterable[Tick], at: float) -> list[Entry]:
         """Number a batch, in order, and return it as entries.
@@ -101,8 +63,9 @@ class Tape:
             at: now, in seconds of the broker's clock; never earlier than the last call's.
         """
         entries: list[Entry] = []
-        by_type, places, offset = self.topics.by_type, self._places, self.offset
-        ring, ring_topics, kept, oldest = self._ring, self._ring_topics, self.kept_bytes, self._oldest
+        topics: list[Topic] = []
+        kept: list[bytes] = []
+        by_type, offset, keeps = self.topics.by_type, self.offset, self.history.keeps
         for tick in ticks:
             topic = None
             packed = json = b""
@@ -136,68 +99,23 @@ class Tape:
                 entry = Entry(topic, key, seq, offset, at, tick, size, packed, json)
                 topic.current[tick.interval if type(tick) is Bar else ""] = entry
             entries.append(entry)
-            if not places:
+            if keeps:
+                kept.append(encoded)
+                topics.append(topic)
+                topic.offsets.append(offset)
+            else:
                 topic.forgotten = offset
-                continue
-            place = offset % places
-            if offset - oldest == places:
-                last = ring_topics[place]
-                last.forgotten = last.offsets.popleft()
-                kept -= len(ring[place]) + OVERHEAD_BYTES
-                oldest += 1
-            elif place >= len(ring):
-                self._grow(topic)
-            ring[place] = encoded
-            ring_topics[place] = topic
-            topic.offsets.append(offset)
-            kept += size + OVERHEAD_BYTES
-        self.offset, self.kept_bytes, self._oldest = offset, kept, oldest
-        if places:
-            self._batches.append((at, offset))
-            self._forget(at)
+        self.offset = offset
+        if keeps:
+            self.history.add(kept, topics, at)
         else:
-            self._oldest = offset + 1
+            self.history.skip(offset)
         return entries
 
     def _new_topic(self, tick: Tick) -> Topic:
         if not isinstance(tick.sym, str):
             raise TypeError(f"sym: {tick.sym!r} is not text")
         return self.topics.get(tick.ch, tick.sym)
-
-    def _grow(self, topic: Topic) -> None:
-        more = min(_GROW, self._places - len(self._ring))
-        self._ring += [b""] * more
-        # Whose they are matters only once there is a tick.
-        self._ring_topics += [topic] * more
-
-    def _forget(self, now: float) -> None:
-        """Let go of the oldest ticks until the bounds in bytes and age are kept."""
-        batches, limits = self._batches, self.limits
-        horizon = 0
-        while batches and batches[0][0] <= now - limits.age_s:
-            horizon = batches.popleft()[1] + 1
-        ring, ring_topics, places, most = self._ring, self._ring_topics, self._places, limits.bytes
-        kept, oldest = self.kept_bytes, self._oldest
-        while oldest <= self.offset and (kept > most or oldest < horizon):
-            place = oldest % places
-            topic = ring_topics[place]
-            topic.forgotten = topic.offsets.popleft()
-            kept -= len(ring[place]) + OVERHEAD_BYTES
-            ring[place] = b""
-            oldest += 1
-        self.kept_bytes, self._oldest = kept, oldest
-        while batches and batches[0][1] < oldest:
-            batches.popleft()
-
-    def kept(self, offset: int) -> bytes:
-        """Return a tick of the history as it was encoded; it must be there."""
-        return self._ring[offset % self._places]
-
-    def stretch(self, first: int, most: int) -> tuple[list[Topic], list[bytes]]:
-        """Return at most so many ticks from ``first`` on, with their topics; `oldest` is the first there may be."""
-        places = self._places
-        found = [offset % places for offset in range(first, min(first + most, self.offset + 1))]
-        return [self._ring_topics[place] for place in found], [self._ring[place] for place in found]
 
     def snapshot(self, topic: Topic, at: float) -> list[Entry]:
         """Return the topic's whole present state: none before its first tick, usually one entry.
@@ -255,17 +173,10 @@ class Tape:
         Returns:
             ``None`` if the history no longer says: ticks behind ``offset`` have been forgotten.
         """
+        self.history.trim(topic)
         if topic.forgotten > offset:
             return None
-        if topic.offset <= offset:
-            return topic.seq + 1
-        # From the newest back: who resumes has mostly missed little.
-        missed = 0
-        for known in reversed(topic.offsets):
-            if known <= offset:
-                break
-            missed += 1
-        return topic.seq - missed + 1
+        return topic.seq + 1 - len(topic.offsets) + bisect_right(topic.offsets, offset)
 
 
 def _is_number(text: str) -> bool:

@@ -6,7 +6,7 @@ by its first tick, or by the first subscriber who names it.
 
 from __future__ import annotations
 
-from collections import deque
+from array import array
 from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING
 
@@ -29,8 +29,8 @@ class Topic:
         is_single: whether there is one newest tick; else (bars, states) one of each conflation key that matters.
         newest, current: it, or them: what a snapshot shows.
         book: levels, on ``book`` only.
-        offsets: the part of the tape's history that is this topic's, oldest first.
-        forgotten: offset of the newest tick that has left the history, 0 if none has.
+        offsets: which of the tape's history are its ticks, oldest first; and, until `History.trim`, some before.
+        forgotten: offset of the last tick before those, 0 if there is none.
         mailboxes: those who get the next tick; a dict for its order and its O(1) removal.
         inboxes: theirs; a list of lists, which is walked and appended to fastest; ``None`` once it is out of date.
         wants_json: whether somebody needs every tick as JSON: then it is made while it is in the processor's
@@ -68,7 +68,7 @@ class Topic:
         self.current: dict[str, Entry] = {}
         self.book: BookState | None = BookState() if ch == "book" else None
         self.rendered: Entry | None = None
-        self.offsets: deque[int] = deque()
+        self.offsets = array("Q")
         self.forgotten = 0
         self.mailboxes: dict[Mailbox, None] = {}
         self.inboxes: list[list[Entry]] | None = []
@@ -101,7 +101,7 @@ class Topic:
 
     @property
     def first_kept(self) -> int:
-        """``seq`` of the oldest tick that the history still has; ``seq + 1`` if it has none."""
+        """``seq`` of the first tick of ``offsets``; ``seq + 1`` if there is none."""
         return self.seq - len(self.offsets) + 1
 
     def newest_entries(self) -> list[Entry]:
@@ -151,6 +151,10 @@ class Topics:
     def channels_of(self, sym: str) -> list[Channel]:
         """Return the channels on which ``sym`` has had a tick."""
         return [ch for ch, topics in self._by_channel.items() if sym in topics and topics[sym].seq]
+
+    def everything(self) -> list[Topic]:
+        """Return all topics."""
+        return [topic for topics in self._by_channel.values() for topic in topics.values()]
 
     def on_channel(self, ch: Channel) -> dict[str, Topic]:
         """Return the topics of one channel by symbol. Live, not a copy; not to be changed."""

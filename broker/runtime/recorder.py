@@ -200,7 +200,7 @@ class Recorder:
         return is_it
 
     def _skip_what_is_gone(self) -> None:
-        oldest = self._tape.oldest
+        oldest = self._tape.history.oldest
         if oldest <= self.position + 1:
             return
         hole = self.position + 1, oldest - 1
@@ -213,7 +213,7 @@ class Recorder:
     def _take_ticks(self) -> Block | None:
         """Return the next ticks of the tape, ``None`` if there are none."""
         first = self.position + 1
-        topics, encoded = self._tape.stretch(first, BLOCK_TICKS)
+        topics, encoded = self._tape.history.stretch(first, BLOCK_TICKS)
         if not topics:
             return None
         offsets: list[int] = []

@@ -202,7 +202,7 @@ class Replays:
         except OSError:
             is_known = False
         # What the memory has need not be read from the disk.
-        oldest = self._tape.oldest
+        oldest = self._tape.history.oldest
         is_at_hand = epoch == self._tape.epoch and oldest - 1 <= offset <= self._tape.offset
         return ((epoch, offset), False) if is_known and not is_at_hand else (None, True)
 

@@ -172,7 +172,7 @@ class Rest:
                 deliveries=self._router.delivered,
                 ticks_per_s=self._rates[0],
                 deliveries_per_s=self._rates[1],
-                tape=pages.TapeInfo(tape.offset, tape.kept_ticks, tape.kept_bytes),
+                tape=pages.TapeInfo(tape.offset, tape.history.kept_ticks, tape.history.kept_bytes),
                 queues=pages.QueueInfo(
                     ticks=sum(map(len, self._router.mailboxes)),
                     bytes=waiting.bytes,

@@ -11,9 +11,10 @@ from bench.counting import Ages, Count, open_counter
 from bench.histogram import SHIFT
 from broker.core.codecs import JSON, MSGPACK, Codec
 from broker.core.framing import NdjsonFraming, SseFraming, WebSocketFraming
+from broker.core.history import HistoryLimits
 from broker.core.mailbox import LedgerEntry
 from broker.core.messages import Ack, Heartbeat
-from broker.core.tape import HistoryLimits, Tape
+from broker.core.tape import Tape
 from broker.core.ticks import Quote, Tick, Trade
 from broker.core.topics import Topics
 

@@ -7,7 +7,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from broker.core.tape import HistoryLimits
+from broker.core.history import HistoryLimits
 from broker.core.ticks import Quote, Trade
 from broker.runtime.sessions import SessionTimes
 from tests.browser.conftest import BrokerThread, Visit

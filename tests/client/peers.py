@@ -15,10 +15,11 @@ from broker.client.protocol import ClientProtocol
 from broker.client.state import SubscriptionState
 from broker.client.wire import ClientCodec, CodecName
 from broker.core.codecs import JSON, MSGPACK
+from broker.core.history import HistoryLimits
 from broker.core.outbox import Outbox
 from broker.core.router import Router
 from broker.core.session import Session, SessionLimits
-from broker.core.tape import HistoryLimits, Tape
+from broker.core.tape import Tape
 from broker.core.ticks import Bar, Quote, Tick, Trade
 from broker.core.topics import Topic, Topics
 

@@ -11,7 +11,8 @@ from broker.client.effects import Accepted, Closed, Ended, Puzzled, Refused
 from broker.client.state import SubscriptionState
 from broker.client.wire import CodecName
 from broker.core import errors
-from broker.core.tape import HistoryLimits, Tape
+from broker.core.history import HistoryLimits
+from broker.core.tape import Tape
 from broker.core.ticks import Book
 from broker.core.topics import Topics
 from tests.client.peers import SYMBOLS, Peers, bar, quote, trade

@@ -14,10 +14,11 @@ import msgpack
 
 from broker.core.codecs import JSON, Codec
 from broker.core.framing import NdjsonFraming
+from broker.core.history import HistoryLimits
 from broker.core.outbox import Outbox
 from broker.core.router import Router
 from broker.core.session import Session, SessionLimits
-from broker.core.tape import HistoryLimits, Tape
+from broker.core.tape import Tape
 from broker.core.ticks import Channel, Quote, Status, Tick, Trade
 from broker.core.topics import Topic, Topics
 

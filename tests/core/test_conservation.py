@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from broker.core import outbox
 from broker.core.codecs import JSON, MSGPACK, Codec
+from broker.core.history import HistoryLimits
 from broker.core.subscription import Subscription
-from broker.core.tape import HistoryLimits
 from broker.core.ticks import Tick
 from tests.core.pair import Client, Market, account, quote, status, trade
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from broker.core.delivery import DeliveryLimits
+from broker.core.history import HistoryLimits
 from broker.core.mailbox import Level
 from broker.core.session import SessionLimits
-from broker.core.tape import HistoryLimits
 from broker.core.ticks import Book
 from tests.core.pair import Client, Market, account, types
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from broker.core.delivery import Delivery, DeliveryLimits
+from broker.core.history import HistoryLimits
 from broker.core.mailbox import Mailbox, Missing, Verdict
-from broker.core.tape import Entry, HistoryLimits, Tape
+from broker.core.tape import Entry, Tape
 from broker.core.ticks import Bar, Quote, Status, Tick, Trade
 from broker.core.topics import Topic, Topics
 

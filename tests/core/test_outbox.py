@@ -6,9 +6,9 @@ import pytest
 
 from broker.core.codecs import JSON, MSGPACK, Codec
 from broker.core.framing import NdjsonFraming, SseFraming
+from broker.core.history import HistoryLimits
 from broker.core.outbox import WRITE_BOOKS, WRITE_GAPS, WRITE_TICKS, Outbox
 from broker.core.session import Session, SessionLimits
-from broker.core.tape import HistoryLimits
 from broker.core.ticks import Book
 from tests.core.pair import Client, Market, account, quote, status, trade, types
 

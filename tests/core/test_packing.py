@@ -6,8 +6,9 @@ import pytest
 
 from broker.core.codecs import CODECS, JSON, Codec
 from broker.core.framing import WEBSOCKET_TEXT, Framing, NdjsonFraming, SseFraming
+from broker.core.history import HistoryLimits
 from broker.core.packing import Packer, shared_packer
-from broker.core.tape import Entry, HistoryLimits, Tape
+from broker.core.tape import Entry, Tape
 from broker.core.topics import Topics
 from tests.fakes import trade
 

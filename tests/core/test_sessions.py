@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from broker.core import errors, outbox
 from broker.core.codecs import JSON, MSGPACK, Codec
 from broker.core.delivery import DeliveryLimits
+from broker.core.history import HistoryLimits
 from broker.core.session import SessionLimits
-from broker.core.tape import HistoryLimits
 from broker.core.ticks import Bar, Book, Quote, Status, Tick, Trade
 from tests.core.keeper import TEXTS, Account, Item, Key, Record, apply_levels
 from tests.core.pair import Client, Market
@@ -269,7 +269,7 @@ class SessionMachine(RuleBasedStateMachine):
         if not cursor.startswith("e1-"):
             return None
         first = self.record.first_after(key, self.offset_of(cursor))
-        oldest = self.record.offset - self.market.tape.kept_ticks + 1
+        oldest = self.record.offset - self.market.tape.history.kept_ticks + 1
         missed = self.record.topics[key][first - 1 :]
         return None if any(published.offset < oldest for published in missed) else first
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from broker.core.backlog import Backlog
 from broker.core.codecs import JSON, MSGPACK
 from broker.core.encoding import pack_tick, tick_to_json
-from broker.core.tape import OVERHEAD_BYTES, Entry, HistoryLimits, Tape
+from broker.core.history import OVERHEAD_BYTES, HistoryLimits
+from broker.core.tape import Entry, Tape
 from broker.core.ticks import Bar, Book, Quote, Tick, Trade
 from broker.core.topics import Topic, Topics
 from tests.core.pair import quote, trade
@@ -33,7 +34,15 @@ def topic(tape: Tape, sym: str) -> Topic:
 
 
 def kept_offsets(tape: Tape) -> list[int]:
-    return sorted(offset for topic in tape.topics.on_channel("trade").values() for offset in topic.offsets)
+    return sorted(offset for topic in topics_of(tape) for offset in topic.offsets)
+
+
+def topics_of(tape: Tape) -> list[Topic]:
+    """Return all topics, with no offsets but those of kept ticks."""
+    topics = tape.topics.everything()
+    for each in topics:
+        tape.history.trim(each)
+    return topics
 
 
 # ── numbers ──────────────────────────────────────────────────────────────────────────────────────
@@ -50,7 +59,7 @@ def test_seq_counts_a_topic_and_offset_the_tape() -> None:
 def test_empty_batch_changes_nothing() -> None:
     tape = a_tape()
     assert tape.append([], 0.0) == []
-    assert (tape.offset, tape.kept_ticks) == (0, 0)
+    assert (tape.offset, tape.history.kept_ticks) == (0, 0)
 
 
 def malformed(**changes: Any) -> Tick:
@@ -80,7 +89,7 @@ def test_malformed_tick_costs_itself_and_nothing_else(odd: Tick) -> None:
     entries = tape.append([trade("SIM:A"), odd, trade("SIM:A"), quote("SIM:A")], 0.0)
     assert [(entry.seq, entry.offset) for entry in entries] == [(1, 1), (2, 2), (1, 3)]
     assert tape.malformed == 1
-    assert tape.kept_ticks == 3
+    assert tape.history.kept_ticks == 3
     assert tape.topics.on_channel("book") == {}
 
 
@@ -130,7 +139,7 @@ def test_history_keeps_the_newest_ticks_up_to_its_number(batches: list[list[str]
     for batch in batches:
         append(tape, *batch)
         assert kept_offsets(tape) == list(range(max(1, tape.offset - most + 1), tape.offset + 1))
-        assert tape.kept_ticks == min(most, tape.offset)
+        assert tape.history.kept_ticks == min(most, tape.offset)
 
 
 @given(BATCHES, st.integers(0, 2000))
@@ -141,7 +150,7 @@ def test_history_keeps_the_newest_ticks_up_to_its_bytes(batches: list[list[str]]
         sizes += [entry.size + OVERHEAD_BYTES for entry in append(tape, *batch)]
         kept = next(n for n in range(len(sizes) + 1) if sum(sizes[n:]) <= most)
         assert kept_offsets(tape) == list(range(kept + 1, tape.offset + 1))
-        assert tape.kept_bytes == sum(sizes[kept:]) <= most
+        assert tape.history.kept_bytes == sum(sizes[kept:]) <= most
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=15), st.integers(0, 8))
@@ -160,7 +169,7 @@ def test_history_forgets_what_is_older_than_its_age(steps: list[tuple[int, int]]
 def test_limit_of_nothing_keeps_nothing(limit: str) -> None:
     tape = a_tape(**{limit: 0})
     append(tape, "SIM:A", "SIM:B")
-    assert (tape.kept_ticks, tape.kept_bytes) == (0, 0)
+    assert (tape.history.kept_ticks, tape.history.kept_bytes) == (0, 0)
     assert tape.first_after(topic(tape, "SIM:A"), 0) is None
     assert tape.first_after(topic(tape, "SIM:A"), 1) == 2
 
@@ -169,7 +178,7 @@ def test_limit_of_nothing_keeps_nothing(limit: str) -> None:
 def test_first_after_says_what_a_list_says(batches: list[list[str]], most: int, data: st.DataObject) -> None:
     tape = a_tape(ticks=most)
     everything = [entry for batch in batches for entry in append(tape, *batch)]
-    oldest = tape.offset - tape.kept_ticks + 1
+    oldest = tape.offset - tape.history.kept_ticks + 1
     offset = data.draw(st.integers(0, tape.offset))
     for sym in SYMBOLS:
         missed = [entry for entry in everything if entry.topic.sym == sym and entry.offset > offset]
@@ -226,7 +235,7 @@ def test_backlog_reads_in_the_order_of_the_tape_and_names_what_was_forgotten(
     """Beside it: all offsets behind the start, in order; each is read, or lost, before any later one."""
     tape = a_tape(ticks=most)
     everything = [entry for batch in batches for entry in append(tape, *batch)]
-    start = max(min(start, tape.offset), tape.offset - tape.kept_ticks)
+    start = max(min(start, tape.offset), tape.offset - tape.history.kept_ticks)
     topics = list(tape.topics.on_channel("trade").values())
     first = {each: tape.first_after(each, start) for each in topics}
     backlog = Backlog(tape, {each: seq for each, seq in first.items() if seq is not None})
@@ -240,7 +249,7 @@ def test_backlog_reads_in_the_order_of_the_tape_and_names_what_was_forgotten(
                 left[entry.topic, entry.seq] = entry.offset
         for lost, first_seq, last_seq in backlog.lost():
             for seq in range(first_seq, last_seq + 1):
-                assert left.pop((lost, seq)) <= tape.offset - tape.kept_ticks
+                assert left.pop((lost, seq)) <= tape.offset - tape.history.kept_ticks
         assert bool(backlog) == bool(left)
         assert backlog.pending() == len(left)
         if not backlog:
@@ -291,8 +300,16 @@ def test_ticks_of_the_history_are_what_was_published() -> None:
     assert {type(entry.tick) for entry in entries} == {Trade, Quote}
 
 
+def test_topics_that_went_quiet_give_the_offsets_of_forgotten_ticks_back() -> None:
+    tape = a_tape(ticks=100)
+    for number in range(30):
+        for _ in range(10):
+            append(tape, *[f"SIM:S{number}"] * 10)
+    assert sum(len(each.offsets) for each in tape.topics.everything()) <= 3 * 100
+
+
 @given(BATCHES, st.integers(1, 20), st.booleans())
-def test_ring_gives_back_every_kept_tick_in_the_codec_it_was_wanted_in(
+def test_history_gives_back_every_kept_tick_in_the_codec_it_was_wanted_in(
     batches: list[list[str]], most: int, wants_json: bool
 ) -> None:
     tape = a_tape(ticks=most)
@@ -301,10 +318,10 @@ def test_ring_gives_back_every_kept_tick_in_the_codec_it_was_wanted_in(
         for sym in batch:
             topic(tape, sym).wants_json = wants_json
         known |= {entry.offset: entry for entry in append(tape, *batch)}
-    for each in tape.topics.on_channel("trade").values():
+    for each in topics_of(tape):
         for offset in each.offsets:
             entry = known[offset]
-            kept = tape.kept(offset)
+            kept = tape.history.get(offset)
             assert kept == (tick_to_json if wants_json else pack_tick)(entry.tick)
             assert (len(kept), kept) == (entry.size, entry.json or entry.packed)
             assert MSGPACK.repack([kept]) == [pack_tick(entry.tick)]

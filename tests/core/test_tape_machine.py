@@ -1,4 +1,4 @@
-"""The tape's ring, its cursors, and those who read it behind the others, beside a list of everything."""
+"""The tape's history, its cursors, and those who read it behind the others, beside a list of everything."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from broker.core import history
 from broker.core.backlog import Backlog
 from broker.core.codecs import JSON, MSGPACK
 from broker.core.encoding import pack_tick, tick_to_json
-from broker.core.tape import OVERHEAD_BYTES, HistoryLimits, Tape
+from broker.core.history import OVERHEAD_BYTES, HistoryLimits
+from broker.core.tape import Tape
 from broker.core.ticks import Channel, Tick
 from broker.core.topics import Topic, Topics
 from tests.core.pair import quote, trade
@@ -50,6 +52,14 @@ class TapeMachine(RuleBasedStateMachine):
         oldest: offset of the oldest tick that the history must have.
         backlogs: each with the offsets that it has still to read or to lose.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chunk = history.CHUNK
+        history.CHUNK = 4
+
+    def teardown(self) -> None:
+        history.CHUNK = self.chunk
 
     @initialize(limits=st.sampled_from(LIMITS))
     def begin(self, limits: HistoryLimits) -> None:
@@ -174,17 +184,28 @@ class TapeMachine(RuleBasedStateMachine):
     def history_has_what_it_may_have_and_nothing_else(self) -> None:
         newest = len(self.everything)
         assert self.tape.offset == newest
-        assert self.tape.kept_ticks == newest - self.oldest + 1
+        assert self.tape.history.kept_ticks == newest - self.oldest + 1
         kept = range(self.oldest, newest + 1)
-        assert self.tape.kept_bytes == sum(self.written(offset).size + OVERHEAD_BYTES for offset in kept)
-        assert all(self.tape.kept(offset) == self.encoded(offset) for offset in kept)
+        assert self.tape.history.kept_bytes == sum(
+            self.written(offset).size + OVERHEAD_BYTES for offset in kept
+        )
+        assert all(self.tape.history.get(offset) == self.encoded(offset) for offset in kept)
         for key in TOPICS:
             topic = self.topic(key)
             its = [offset for offset in range(1, newest + 1) if self.written(offset).topic is topic]
             assert topic.seq == len(its)
             assert topic.offset == max(its, default=0)
-            assert list(topic.offsets) == [offset for offset in its if offset >= self.oldest]
-            assert topic.forgotten == max((offset for offset in its if offset < self.oldest), default=0)
+            # They may be trimmed later, but what is there has to be the last ones, and all that are kept.
+            behind = its[: len(its) - len(topic.offsets)]
+            assert behind + list(topic.offsets) == its
+            assert all(offset < self.oldest for offset in behind)
+            assert topic.forgotten == max(behind, default=0)
+
+    @rule(which=st.integers(0, 2))
+    def trim(self, which: int) -> None:
+        topic = self.topic(TOPICS[which])
+        self.tape.history.trim(topic)
+        assert all(offset >= self.oldest for offset in topic.offsets)
 
     @invariant()
     def every_backlog_knows_its_place_and_what_is_left(self) -> None:
@@ -205,7 +226,7 @@ class TapeMachine(RuleBasedStateMachine):
 
     def encoded(self, offset: int) -> bytes:
         written = self.written(offset)
-        (repacked,) = (JSON if written.is_json else MSGPACK).repack([self.tape.kept(offset)])
+        (repacked,) = (JSON if written.is_json else MSGPACK).repack([self.tape.history.get(offset)])
         assert repacked == (tick_to_json if written.is_json else pack_tick)(written.tick)
         return repacked
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.errors import RequestError
+from broker.core.history import HistoryLimits
 from broker.core.router import Router
-from broker.core.tape import HistoryLimits, Tape
+from broker.core.tape import Tape
 from broker.core.ticks import CHANNELS
 from broker.core.topics import Topic, Topics, check_channel, parse_pattern
 from tests import strategies

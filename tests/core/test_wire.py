@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from broker.core.codecs import CODECS, JSON, MSGPACK, Codec
 from broker.core.encoding import tick_to_json
 from broker.core.errors import RequestError
+from broker.core.history import HistoryLimits
 from broker.core.messages import Ack, Message, Request, ServerMessage
 from broker.core.requests import to_request
-from broker.core.tape import Entry, HistoryLimits, Tape
+from broker.core.tape import Entry, Tape
 from broker.core.ticks import Tick
 from broker.core.topics import Topic, Topics
 from tests import strategies

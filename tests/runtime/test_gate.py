@@ -54,7 +54,7 @@ def on_tape(broker: RunningBroker, ch: Any, sym: str) -> list[Any]:
     """Return the ticks of a topic, from the history."""
     kind = {"quote": Quote, "trade": Trade, "book": Book, "status": Status}[ch]
     offsets = broker.topics.get(ch, sym).offsets
-    return [msgspec.msgpack.decode(tick, type=kind) for tick in map(broker.tape.kept, offsets)]
+    return [msgspec.msgpack.decode(tick, type=kind) for tick in map(broker.tape.history.get, offsets)]
 
 
 def levels_of(books: list[Book]) -> object:

@@ -313,7 +313,10 @@ async def test_feed_that_never_flushes_is_conflated_and_told_once(autojump_clock
             "the feed publishes without ever flushing; its ticks are conflated"
         ]
         topic = broker.topics.get("quote", ACME)
-        times = [msgspec.msgpack.decode(tick, type=Quote).ts for tick in map(broker.tape.kept, topic.offsets)]
+        times = [
+            msgspec.msgpack.decode(tick, type=Quote).ts
+            for tick in map(broker.tape.history.get, topic.offsets)
+        ]
         assert times == sorted(times)
         assert times[-1] == 2 * BUFFER_TICKS + 999
 
@@ -407,7 +410,9 @@ async def test_bars_go_on_when_a_recording_is_played_again(autojump_clock: objec
                 await feed.publish(trade_at(second))
             await feed.do(rewind)
         topic = broker.topics.get("bar", ACME)
-        bars = [msgspec.msgpack.decode(packed, type=Bar) for packed in map(broker.tape.kept, topic.offsets)]
+        bars = [
+            msgspec.msgpack.decode(packed, type=Bar) for packed in map(broker.tape.history.get, topic.offsets)
+        ]
         assert [bar.start // 10**9 for bar in bars if bar.interval == "1s"] == [0, 1, 2, 3, 4] * 3
         whole = [(bar.count, bar.volume) for bar in bars if bar.interval == "1m" and bar.final]
         assert whole == [(5, "10")] * 3

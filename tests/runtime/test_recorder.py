@@ -12,8 +12,8 @@ import trio
 import trio.testing
 
 from broker.core.encoding import packed_to_json
+from broker.core.history import HistoryLimits
 from broker.core.recording import Block, Cut
-from broker.core.tape import HistoryLimits
 from broker.runtime.recorder import BLOCK_TICKS, INTERVAL_S, What
 from broker.runtime.tape_files import TapeReader, TapeWriter, list_files
 from tests.fakes import ACME, BETA, fat_book, quote, trade, trades

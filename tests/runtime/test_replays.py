@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.core.errors import ASKED, CLIENT_GONE, RequestError
+from broker.core.history import HistoryLimits
 from broker.core.messages import ReplayRequest
 from broker.core.replay import AHEAD_TICKS
-from broker.core.tape import HistoryLimits
 from broker.core.ticks import Tick
 from broker.runtime.recorder import What
 from broker.runtime.tape_recording import TapeRecording

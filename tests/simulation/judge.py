@@ -79,9 +79,11 @@ class Judge:
                 # Most are empty and say so; that this is true is looked at now and then.
                 if not sub.mailbox.inbox and not (sub.mailbox.is_clear and self.looks % 8):
                     self._look_at_queue(sub)
-        tape = broker.tape
-        if tape.kept_ticks > tape.limits.ticks or tape.kept_bytes > tape.limits.bytes:
-            self.fail(f"{tape.kept_ticks} ticks, {tape.kept_bytes} bytes in the history: {tape.limits}")
+        history = broker.tape.history
+        if history.kept_ticks > history.limits.ticks or history.kept_bytes > history.limits.bytes:
+            self.fail(
+                f"{history.kept_ticks} ticks, {history.kept_bytes} bytes in the history: {history.limits}"
+            )
 
     def _look_at_queue(self, sub: Subscription) -> None:
         mailbox, delivery = sub.mailbox, sub.delivery

@@ -17,9 +17,10 @@ from broker import __version__
 from broker.core import errors, messages
 from broker.core.codecs import CODECS, JSON
 from broker.core.errors import CloseReason
+from broker.core.history import HistoryLimits
 from broker.core.router import Router
 from broker.core.session import Session, SessionLimits
-from broker.core.tape import HistoryLimits, Tape
+from broker.core.tape import Tape
 from broker.core.topics import Topics
 from broker.runtime.fanout import Fanout
 from broker.runtime.ingest import Ingest

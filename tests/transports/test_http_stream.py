@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from broker.core.tape import HistoryLimits
+from broker.core.history import HistoryLimits
 from tests.fakes import ACME, BETA, fat_book, open_broker, quote, trade
 from tests.raw import ask, connect, get, request, stream
 
