@@ -47,6 +47,7 @@ class Options:
     rates: Sequence[str] = ()
     mode: str | None = None
     queue: int | None = None
+    max_rate: float | None = None
     stalled: float | None = None
     ages: Ages | None = None
     clients: int = 1
@@ -112,6 +113,7 @@ def _workload(options: Options) -> Workload:
         symbols_each=options.symbols_each,
         mode=options.mode,
         queue=options.queue,
+        max_rate=options.max_rate,
         stalled=options.stalled,
         ages=options.ages,
         warmup_s=_seconds("--warmup", options.warmup),

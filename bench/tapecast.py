@@ -29,6 +29,8 @@ def greeting(host: str, group: Group, symbols: Sequence[str], cursor: str = "") 
         delivery["mode"] = group.mode
     if group.queue:
         delivery["queue"] = group.queue
+    if group.max_rate:
+        delivery["max_rate"] = group.max_rate
     if delivery:
         fields["delivery"] = delivery
     ready = b"\xa2op\xa9subscribe" if group.codec == "msgpack" else b'"op":"subscribe"'
@@ -56,6 +58,8 @@ def _stream_request(host: str, group: Group, names: Sequence[str], cursor: str) 
         query += f"&mode={group.mode}"
     if group.queue:
         query += f"&queue={group.queue}"
+    if group.max_rate:
+        query += f"&max_rate={group.max_rate:g}"
     return f"GET /v1/stream?{query} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
 
 

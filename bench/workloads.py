@@ -22,6 +22,7 @@ class Group:
         symbols_each: how many symbols each asks for, drawn from the seed; 0: all, by one pattern.
         mode: of the delivery; ``None``: the channel's own.
         queue: of the delivery, for ``every``; 0: the broker's default.
+        max_rate: of the delivery, for ``latest``: ticks of each symbol in a second; 0: none.
         stalled: the share of them that never read.
     """
 
@@ -32,6 +33,7 @@ class Group:
     codec: CodecName = "json"
     mode: str | None = "every"
     queue: int = 0
+    max_rate: float = 0.0
     stalled: float = 0.0
 
 
@@ -176,6 +178,7 @@ class Changes:
     symbols_each: int | None = None
     mode: str | None = None
     queue: int | None = None
+    max_rate: float | None = None
     stalled: float | None = None
     ages: Ages | None = None
     warmup_s: float | None = None
@@ -217,6 +220,7 @@ def _check(changes: Changes) -> None:
         ("--symbols", changes.symbols, 1, 100_000),
         ("--symbols-each", changes.symbols_each, 0, 100_000),
         ("--queue", changes.queue, 1, 10_000_000),
+        ("--max-rate", changes.max_rate, 0.1, 1000),
         ("--stalled", changes.stalled, 0, 1),
         ("--warmup", changes.warmup_s, 0, 3600),
         ("--duration", changes.duration_s, 0.1, 1_000_000),
@@ -230,11 +234,14 @@ def _change_group(group: Group, changes: Changes, symbols: int) -> Group:
     mode = group.mode if changes.mode is None else changes.mode
     if mode == "latest" and changes.queue is not None:
         raise ValueError("--queue: goes with --mode every; 'latest' holds one tick of each symbol")
+    if mode == "every" and changes.max_rate is not None:
+        raise ValueError("--max-rate: goes with --mode latest; 'every' sends all ticks")
     return replace(
         group,
         symbols_each=min(_or(changes.symbols_each, group.symbols_each), symbols),
         mode=mode,
         queue=0 if mode == "latest" else _or(changes.queue, group.queue),
+        max_rate=0.0 if mode == "every" else _or(changes.max_rate, group.max_rate),
         stalled=_or(changes.stalled, group.stalled),
     )
 

@@ -58,6 +58,9 @@ def bench(
     ] = None,
     mode: Annotated[Literal["latest", "every"] | None, Parameter(help="Of the delivery.")] = None,
     queue: Annotated[int | None, Parameter(help="Of the delivery, in ticks.")] = None,
+    max_rate: Annotated[
+        float | None, Parameter(help="Of the delivery, with --mode latest: ticks of each symbol in a second.")
+    ] = None,
     stalled: Annotated[
         float | None, Parameter(help="Share of the subscribers that never read, 0 to 1.")
     ] = None,
@@ -95,6 +98,7 @@ def bench(
         rates=_split(rate),
         mode=mode,
         queue=queue,
+        max_rate=max_rate,
         stalled=stalled,
         ages=ages,
         clients=clients,

@@ -88,6 +88,8 @@ def test_subscribers_of_a_mixed_workload_keep_their_proportions() -> None:
         ({"rates": ["fast"]}, "--rate: 'fast'"),
         ({"rates": ["200000"]}, "--rate: '200000'"),
         ({"mode": "latest", "queue": 5}, "--queue: goes with --mode every"),
+        ({"max_rate": 5}, "--max-rate: goes with --mode latest"),
+        ({"mode": "latest", "max_rate": 0.01}, "--max-rate: 0.01 is not from 0.1 to 1000"),
         ({"stalled": 1.5}, "--stalled: 1.5"),
         ({"transports": ["tcp"]}, "--transport: 'tcp' is not one of ws, sse, ndjson"),
         ({"transports": ["sse"], "codecs": ["msgpack"]}, "msgpack goes with --transport ws"),
