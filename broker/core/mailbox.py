@@ -11,7 +11,7 @@ between any two ticks.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from enum import Enum, IntEnum
 from math import inf
 from typing import Literal
@@ -21,7 +21,7 @@ from msgspec import Struct
 from broker.core.conflation import REPLACEABLE
 from broker.core.delivery import Delivery, DeliveryLimits
 from broker.core.pacing import PacedQueue
-from broker.core.queues import FifoQueue, Item, LatestQueue, Queue, first_seq, is_from
+from broker.core.queues import FifoQueue, Item, LatestQueue, Merged, Queue, first_seq, is_from
 from broker.core.tape import Entry
 from broker.core.ticks import Channel
 from broker.core.topics import Topic
@@ -225,14 +225,10 @@ class Mailbox:
         if self.delivery.overflow == "degrade":
             self._degrade(queue)
             return
-        evicts = self.delivery.overflow == "evict"
-        gone: list[Item] = []
-        # One tick may be larger than the bound: a queue that can't hold it could never deliver it.
-        while len(queue) > 1 and (len(queue) > self.limit or queue.bytes > self.limits.queue_bytes):
-            gone.append(queue.pop_newest() if evicts else queue.pop_oldest())
         # What is to be evicted keeps what it had: the newest are those it did not take.
-        for item in reversed(gone) if evicts else gone:
-            self._drop_item(item, "overflow")
+        evicts = self.delivery.overflow == "evict"
+        gone = queue.pop_excess(self.limit, self.limits.queue_bytes, newest=evicts)
+        self._drop_items(gone, "overflow")
         if evicts and gone:
             self.verdict = Verdict.EVICT
 
@@ -340,8 +336,7 @@ class Mailbox:
     def expire(self, before: float) -> None:
         """Drop the queued ticks put on the tape before this time (``max_age_ms``), as `stale` gaps."""
         self.admit()
-        for item in self._queue.remove(lambda item: item.at < before):
-            self._drop_item(item, "stale")
+        self._drop_items(self._queue.remove(lambda item: item.at < before), "stale")
         self._look_whether_recovered()
 
     def let_go(self, topics: Collection[Topic]) -> None:
@@ -375,11 +370,22 @@ class Mailbox:
         self._look_whether_recovered()
         self._look_whether_clear()
 
-    def _drop_item(self, item: Item, reason: GapReason) -> None:
-        """Drop what stands for one tick or for several, all of which are lost with it."""
-        oldest = first_seq(item)
-        self.conflated -= item.seq - oldest
-        self._drop(item.topic, oldest, item.seq, reason)
+    def _drop_items(self, items: Sequence[Item], reason: GapReason) -> None:
+        """Drop what stands for one tick each, or for several, all of which are lost with it.
+
+        Stalled readers of every tick lose as many as the others get: this may be as hot as a delivery.
+        """
+        last_gap = self._last_gap
+        for item in items:
+            seq = item.seq
+            oldest = item.first if type(item) is Merged else seq
+            gap = last_gap.get(item.topic)
+            if gap is not None and gap.last == oldest - 1 and gap.reason == reason:
+                gap.last = seq
+                self.dropped += seq - oldest + 1
+            else:
+                self._drop(item.topic, oldest, seq, reason)
+            self.conflated -= seq - oldest
 
     # ── the contract ─────────────────────────────────────────────────────────────────────────────
 
@@ -473,5 +479,5 @@ def _open_queue(ch: Channel, delivery: Delivery) -> Queue:
         return FifoQueue()
     merges = ch not in REPLACEABLE
     if delivery.max_rate is not None:
-        return PacedQueue(merges=merges, max_rate=delivery.max_rate)
+        return PacedQueue(merges=merges, by_state=ch == "status", max_rate=delivery.max_rate)
     return LatestQueue(merges=merges)

@@ -198,7 +198,9 @@ class Outbox:
         if pending:
             first = min(pending, key=lambda sub: sub.snapshot_offset)
             return self._take_ticks(subs, first.snapshot_offset) or self._take_snapshot(first)
-        return self._take_ticks(subs, None) or self._take_played(now)
+        ticks = self._take_ticks(subs, None)
+        self.may_have_more |= any(sub.replay is not None for sub in subs)
+        return ticks or self._take_played(now)
 
     def _take_played(self, now: float) -> bytes:
         """Return what a replay has: behind all that is live, which others may have asked for beside it."""
@@ -238,8 +240,10 @@ class Outbox:
             return self._take_replay(behind, mailboxes, upto)
         if not mailboxes:
             return b""
-        upto = _cut(mailboxes, upto)
-        taken = [mailbox.take(upto) for mailbox in mailboxes]
+        cut = _cut(mailboxes, upto)
+        taken = [mailbox.take(cut) for mailbox in mailboxes]
+        # Unless all of it went, and nothing has to be said of that.
+        self.may_have_more = cut is not None or any(mailbox.has_notices for mailbox in mailboxes)
         entries = taken[0] if len(taken) == 1 else sorted((e for part in taken for e in part), key=_offset)
         return self._update(entries) if entries else b""
 

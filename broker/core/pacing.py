@@ -24,13 +24,20 @@ class PacedQueue(LatestQueue):
     all the time are due together, and are sent in one write. An interval lies between two beats.
     """
 
-    __slots__ = ("_beat", "_held", "_interval", "_next", "_now", "due")
+    __slots__ = ("_beat", "_by_state", "_held", "_interval", "_next", "_now", "due")
 
-    def __init__(self, *, merges: bool, max_rate: float) -> None:
-        """``max_rate``: ticks of each symbol in a second, at the most, of a bar for each interval."""
+    def __init__(self, *, merges: bool, by_state: bool, max_rate: float) -> None:
+        """Open an empty one.
+
+        Args:
+            merges: as in `LatestQueue`.
+            by_state: whether each state of a symbol is paced by itself while it lasts, as on ``status``.
+            max_rate: ticks of each symbol in a second, at the most, of a bar for each interval.
+        """
         super().__init__(merges=merges)
+        self._by_state = by_state
         self._interval = 1 / max_rate
-        #: Always in the order of the tape. No key is both here and among what may be taken.
+        #: In any order. No key is both here and among what may be taken.
         self._held: dict[Hashable, Item] = {}
         #: When what shares a beat may be served again; what lies in the past may be missing.
         self._next: dict[Hashable, float] = {}
@@ -43,6 +50,40 @@ class PacedQueue(LatestQueue):
         return len(self._items) + len(self._held)
 
     def put(self, items: Sequence[Item]) -> int:
+        if not items:
+            return 0
+        return self._put_each(items) if self._merges or self._by_state else self._put_newest(items)
+
+    def _put_newest(self, items: Sequence[Item]) -> int:
+        """Do as `_put_each`, where the newest is all that matters: a busy symbol has many ticks to one that goes."""
+        now = items[-1].at
+        self._now = max(self._now, now)
+        if self.due <= now:
+            self.release(now)
+        before = len(self)
+        newest = {item.key: item for item in items}
+        if not newest.keys() <= self._held.keys():
+            self._let_pass(newest, now)
+        held = self._held
+        self.bytes += sum(map(size_of, newest.values()))
+        self.bytes -= sum(map(size_of, map(held.__getitem__, newest.keys() & held.keys())))
+        held.update(newest)
+        return before + len(items) - len(self)
+
+    def _let_pass(self, newest: dict[Hashable, Item], now: float) -> None:
+        """Take from ``newest`` what may go at once; see to it that the rest finds its time."""
+        beats, waiting = self._next, self._items
+        free = [item for item in newest.values() if beats.get(item.topic, 0.0) <= now]
+        for item in sorted(free, key=offset_of):
+            del newest[item.key]
+            self._queue_in(waiting, item)
+        if waiting:
+            for key in newest.keys() & waiting.keys():
+                # It may go already; what comes now may not.
+                set_aside(waiting, waiting[key])
+        self.due = min([self.due, *[beats[item.topic] for item in newest.values()]])
+
+    def _put_each(self, items: Sequence[Item]) -> int:
         before = len(self)
         changed: dict[Topic, None] = {}
         for item in items:
@@ -50,12 +91,12 @@ class PacedQueue(LatestQueue):
             self._now = max(self._now, at)
             if self.due <= at:
                 self.release(at)
-            due = self._next.get(_beat_of(item), 0.0)
+            due = self._next.get(self._beat_of(item), 0.0)
             if due > at:
                 self._hold(item, due)
                 continue
             self._queue_in(self._items, item)
-            if item.topic.ch == "status":
+            if self._by_state:
                 changed[item.topic] = None
         if changed and self._held:
             self.let_go(changed)
@@ -84,31 +125,36 @@ class PacedQueue(LatestQueue):
         self._now = max(self._now, now)
         if self.due > now:
             return
-        self._free(lambda item: self._next.get(_beat_of(item), 0.0) <= now)
-        if len(self._next) > 64 + 2 * len(self._held):
+        beats, beat_of = self._next, self._beat_of
+        self._free([key for key, item in self._held.items() if beats.get(beat_of(item), 0.0) <= now])
+        if len(beats) > 64 + 2 * len(self._held):
             late = now - self._interval
-            self._next = {key: at for key, at in self._next.items() if at > late}
+            self._next = {key: at for key, at in beats.items() if at > late}
 
     def let_go(self, topics: Collection[Topic]) -> None:
         """Let go of all that is held of some topics, before its time."""
-        self._free(lambda item: item.topic in topics)
+        self._free([key for key, item in self._held.items() if item.topic in topics])
 
-    def _free(self, condition: Callable[[Item], bool]) -> None:
-        freed = [key for key, item in self._held.items() if condition(item)]
-        for key in freed:
+    def _free(self, keys: list[Hashable]) -> None:
+        for key in keys:
             self._items[key] = self._held.pop(key)
-        if freed:
+        if keys:
             self._items = dict(sorted(self._items.items(), key=lambda pair: pair[1].offset))
         self._look_when_due()
 
     def _look_when_due(self) -> None:
-        held = self._held.values()
-        self.due = min((self._next.get(_beat_of(item), 0.0) for item in held), default=float("inf"))
+        beats, beat_of = self._next, self._beat_of
+        self.due = min([beats.get(beat_of(item), 0.0) for item in self._held.values()], default=float("inf"))
+
+    def _beat_of(self, item: Item) -> Hashable:
+        """Return what is served by one beat: a symbol, or a state of it."""
+        return item.key if self._by_state else item.topic
 
     def take(self, upto: int | None) -> list[Entry]:
         taken = super().take(upto)
-        for beat in dict.fromkeys(map(_beat_of, taken)):
-            self._next[beat] = self._next_beat(self._next.get(beat))
+        beats = self._next
+        for beat in dict.fromkeys(map(self._beat_of, taken)):
+            beats[beat] = self._next_beat(beats.get(beat))
         return taken
 
     def _next_beat(self, due: float | None) -> float:
@@ -125,8 +171,9 @@ class PacedQueue(LatestQueue):
         return self._beat + (beats + 1) * interval
 
     def first_offset(self) -> int | None:
-        firsts = (next(iter(waiting.values()), None) for waiting in (self._items, self._held))
-        return min((item.offset for item in firsts if item is not None), default=None)
+        held = min(map(offset_of, self._held.values()), default=None)
+        first = super().first_offset()
+        return held if first is None or (held is not None and held < first) else first
 
     def everything(self) -> list[Item]:
         return sorted([*self._items.values(), *self._held.values()], key=offset_of)
@@ -138,8 +185,3 @@ class PacedQueue(LatestQueue):
         self.bytes -= sum(map(size_of, held))
         self._look_when_due()
         return sorted([*removed, *held], key=offset_of)
-
-
-def _beat_of(item: Item) -> Hashable:
-    """Return what is served by one beat: a symbol, or a state of it while it lasts."""
-    return item.key if item.topic.ch == "status" else item.topic

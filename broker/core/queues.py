@@ -71,7 +71,7 @@ class Merged:
         """Return it as one tick, encoded."""
         tick = self._part.tick()
         packed = pack_tick(tick)
-        return Entry(self.topic, self.key, self.seq, self.offset, self.at, tick, len(packed), packed)
+        return Entry(b"", packed, self.topic, self.key, self.seq, self.offset, self.at, tick, len(packed))
 
 
 Item = Entry | Merged
@@ -179,17 +179,24 @@ class FifoQueue(Queue):
             self.bytes -= sum(map(size_of, removed))
         return removed
 
-    def pop_oldest(self) -> Item:
-        """Remove and return the oldest; there must be one."""
-        item = self._items.popleft()
-        self.bytes -= item.size
-        return item
+    def pop_excess(self, most: int, most_bytes: int, *, newest: bool) -> list[Item]:
+        """Remove and return what is more than so many ticks, or bytes: the oldest ones, or the newest; oldest first.
 
-    def pop_newest(self) -> Item:
-        """Remove and return the newest; there must be one."""
-        item = self._items.pop()
-        self.bytes -= item.size
-        return item
+        But never the only one: a bound that can't hold it could never let it through.
+        """
+        items, size = self._items, self.bytes
+        pop = items.pop if newest else items.popleft
+        count = len(items)
+        gone: list[Item] = []
+        while count > 1 and (count > most or size > most_bytes):
+            item = pop()
+            gone.append(item)
+            size -= item.size
+            count -= 1
+        self.bytes = size
+        if newest:
+            gone.reverse()
+        return gone
 
 
 class LatestQueue(Queue):

@@ -31,6 +31,9 @@ class Entry(msgspec.Struct, gc=False, eq=False):
         json: the tick as JSON; empty until it is needed. One of the two is there from the start.
     """
 
+    # First, beside the reference count: a delivery looks at nothing else.
+    json: bytes
+    packed: bytes
     topic: Topic
     key: Hashable
     seq: int
@@ -38,8 +41,6 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     at: float
     tick: Tick
     size: int
-    packed: bytes = b""
-    json: bytes = b""
 
 
 class Tape:
@@ -93,10 +94,10 @@ class Tape:
             encoded = json or packed
             size = len(encoded)
             if topic.is_single:
-                topic.newest = entry = Entry(topic, topic, seq, offset, at, tick, size, packed, json)
+                topic.newest = entry = Entry(json, packed, topic, topic, seq, offset, at, tick, size)
             else:
                 key = conflation_key(topic, tick)
-                entry = Entry(topic, key, seq, offset, at, tick, size, packed, json)
+                entry = Entry(json, packed, topic, key, seq, offset, at, tick, size)
                 topic.current[tick.interval if type(tick) is Bar else ""] = entry
             entries.append(entry)
             if keeps:
@@ -132,7 +133,7 @@ class Tape:
             ts, rts = topic.book.ts, topic.book.rts
             tick = Book(sym=topic.sym, seq=topic.seq, ts=ts, rts=rts, kind="snapshot", bids=bids, asks=asks)
             packed = pack_tick(tick)
-            topic.rendered = Entry(topic, topic, topic.seq, topic.offset, at, tick, len(packed), packed)
+            topic.rendered = Entry(b"", packed, topic, topic, topic.seq, topic.offset, at, tick, len(packed))
         return [topic.rendered]
 
     def cursor(self, offset: int | None = None, since: int | None = None) -> str:

@@ -46,7 +46,7 @@ def with_nanos(plain: Any) -> Any:
 
 def entry_of(tick: Tick) -> Entry:
     packed = msgspec.msgpack.encode(tick)
-    return Entry(Topic(tick.ch, tick.sym), None, tick.seq, 1, 0.0, tick, len(packed), packed)
+    return Entry(b"", packed, Topic(tick.ch, tick.sym), None, tick.seq, 1, 0.0, tick, len(packed))
 
 
 def encode(codec: Codec, message: Any) -> bytes:
