@@ -37,11 +37,14 @@ class FrameError(FeedError):
 
     Attributes:
         frame: what the venue sent, cut to 512 bytes.
+        kind: what it is counted and logged as, where the text says more than that (a line's number, a value);
+            empty: the text.
     """
 
-    def __init__(self, message: str, frame: bytes | str = b"") -> None:
+    def __init__(self, message: str, frame: bytes | str = b"", *, kind: str = "") -> None:
         super().__init__(message)
         self.frame = frame[:512]
+        self.kind = kind
 
 
 class RequestError(BrokerError):
