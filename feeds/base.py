@@ -6,11 +6,11 @@ staleness and counters belong to its supervisor (`broker.runtime.ingest`), not t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from broker.core.errors import FrameError
 from broker.core.ticks import Channel, Tick
@@ -33,10 +33,40 @@ class VenueSocket(Protocol):
         """Return the next message. Raises `FeedError` once it is closed; it says by whom and why."""
 
 
+class Wanted(Protocol):
+    """What subscribers want of the feed's venue: canonical symbols, by channel.
+
+    What nobody wants any more stays for the feed's ``linger_s``. Where the feed has not said which symbols it has,
+    subscribers may name any well-formed one: a symbol here need not exist at the venue.
+    """
+
+    def symbols(self, *channels: Channel) -> frozenset[str]:
+        """Return the symbols wanted on any of the channels, or on any at all.
+
+        A pattern (``VENUE:*``) stands for the symbols that the feed has declared, and those seen so far.
+        """
+
+    def everything(self, *channels: Channel) -> bool:
+        """Tell whether somebody asks for whatever the venue has, by a pattern."""
+
+    async def wait_changed(self) -> None:
+        """Wait until what is wanted differs from what it was when this returned last.
+
+        The first call in a life of the feed returns as soon as anything is wanted. For one task at a time.
+        """
+
+
 class FeedContext(Protocol):
-    """What the broker gives to a running feed."""
+    """What the broker gives to a running feed.
+
+    Deadlines and pauses go by Trio's own clock (``trio.sleep``, ``trio.move_on_after``), which tests can turn.
+    """
 
     log: Log
+
+    @property
+    def wanted(self) -> Wanted:
+        """What subscribers want now; a feed that brings everything anyway needs not look."""
 
     def publish(self, tick: Tick) -> None:
         """Hand over one tick; never blocks. ``seq`` is assigned later, by the tape.
@@ -71,8 +101,19 @@ class FeedContext(Protocol):
     async def get_body(self, url: str) -> bytes:
         """Return the body of an HTTP GET. Raises `FeedError` unless the answer is a 200."""
 
+    async def get_json(self, url: str) -> Any:
+        """Return the body of an HTTP GET, decoded from JSON.
+
+        A number with a point or an exponent is a text with the digits that were sent, as prices are never floats.
+        Raises `FeedError` as `get_body` does, and if the body is not JSON.
+        """
+
     def time_ns(self) -> int:
         """Return wall time, in nanoseconds since the Unix epoch, to stamp ticks with."""
+
+
+#: The version of what is described here; what an adapter says in its ``api_version``.
+API_VERSION = 1
 
 
 class FeedOptions(BaseModel):
@@ -80,10 +121,21 @@ class FeedOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    #: Which feed it is (a key of `feeds.FEEDS`).
+    #: Which feed it is: a name that `feeds.plugins` knows, or where to find it.
     type: str
     #: A name of its own in logs and on ``/v1/feeds``; the type, if empty.
     name: str = ""
+    #: Makes the feed that these are the options of; set by whoever found it (`broker.config.feeds`).
+    _maker: Callable[[FeedOptions], Feed] | None = PrivateAttr(default=None)
+
+    def set_maker(self, maker: Callable[[FeedOptions], Feed]) -> None:
+        """Say how the feed is made; it is no key, and is not shown as one."""
+        self._maker = maker
+
+    @property
+    def maker(self) -> Callable[[FeedOptions], Feed] | None:
+        """What `set_maker` was told; ``None``: the feed is that of the type's name."""
+        return self._maker
 
 
 class Feed:
@@ -98,6 +150,8 @@ class Feed:
         can_pause: whether `FeedContext.flush` may make it wait while the broker is behind, as for a file. A venue
             does not wait for us; what it sends in the meantime is conflated then.
         stale_after_s: how long it may be mute before the supervisor connects it again; ``None``: for ever.
+        linger_s: for how long `FeedContext.wanted` names what nobody wants any more.
+        api_version: the `API_VERSION` that it was written for. An adapter of your own has to say it.
     """
 
     Options: ClassVar[type[FeedOptions]] = FeedOptions
@@ -107,6 +161,8 @@ class Feed:
     is_checked: bool = False
     can_pause: bool = False
     stale_after_s: float | None = None
+    linger_s: float = 30.0
+    api_version: int
 
     def __init__(self, options: FeedOptions) -> None:
         """Make a feed of its options, an instance of the class's ``Options``; opens nothing."""

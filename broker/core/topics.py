@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from broker.core.books import BookState
 from broker.core.conflation import SINGLE
+from broker.core.demand import EVERYTHING, Demand
 from broker.core.errors import RequestError
 from broker.core.ticks import CHANNELS, TICK_TYPES, Channel, is_symbol, venue_of
 
@@ -33,6 +34,7 @@ class Topic:
         forgotten: offset of the last tick before those, 0 if there is none.
         mailboxes: those who get the next tick; a dict for its order and its O(1) removal.
         inboxes: theirs; a list of lists, which is walked and appended to fastest; ``None`` once it is out of date.
+        demand: is told when the first mailbox comes and the last one goes; ``None`` where nobody wants to know.
         wants_json: whether somebody needs every tick as JSON: then it is made while it is in the processor's
             cache, and whoever sends it needs not look whether it is there.
     """
@@ -41,6 +43,7 @@ class Topic:
         "book",
         "ch",
         "current",
+        "demand",
         "forgotten",
         "inboxes",
         "is_single",
@@ -72,6 +75,7 @@ class Topic:
         self.forgotten = 0
         self.mailboxes: dict[Mailbox, None] = {}
         self.inboxes: list[list[Entry]] | None = []
+        self.demand: Demand | None = None
         self.wants_json = False
         self.state = ""
         self.state_changes = 0
@@ -82,6 +86,8 @@ class Topic:
     def attach(self, mailbox: Mailbox) -> None:
         """Hand the topic's ticks to the mailbox from the next one on; harmless if it is attached."""
         if mailbox not in self.mailboxes:
+            if self.demand is not None and not self.mailboxes:
+                self.demand.begin(self.ch, self.sym)
             self.mailboxes[mailbox] = None
             self.inboxes = None
             mailbox.topic_count += 1
@@ -92,6 +98,8 @@ class Topic:
             del self.mailboxes[mailbox]
             self.inboxes = None
             mailbox.topic_count -= 1
+            if self.demand is not None and not self.mailboxes:
+                self.demand.end(self.ch, self.sym)
 
     def list_inboxes(self) -> list[list[Entry]]:
         """Set ``inboxes`` anew, once after any number of changes."""
@@ -134,6 +142,8 @@ class Topics:
         self._venues: set[str] = set()
         #: (ch, venue or "*") -> callbacks that take in a new topic.
         self._watchers: dict[tuple[Channel, str], dict[Hashable, Callable[[Topic], None]]] = {}
+        #: Of the venues whose feed has asked for it.
+        self._demands: dict[str, Demand] = {}
 
     def declare(self, venue: str, symbols: Iterable[str] | None) -> None:
         """Make known what a feed will publish; ``None``: any symbol of the venue may come."""
@@ -178,6 +188,7 @@ class Topics:
         topic = self._by_channel[ch].get(sym)
         if topic is None:
             topic = self._by_channel[ch][sym] = Topic(ch, sym)
+            topic.demand = self._demands.get(topic.venue)
             for pattern in (topic.venue, "*"):
                 for take_in in list(self._watchers.get((ch, pattern), {}).values()):
                     take_in(topic)
@@ -196,6 +207,8 @@ class Topics:
     def watch(self, ch: Channel, pattern: str, key: Hashable, take_in: Callable[[Topic], None]) -> None:
         """Call ``take_in`` with each topic of this pattern that appears from now on."""
         self._watchers.setdefault((ch, pattern), {})[key] = take_in
+        for demand in self._demands_of(pattern):
+            demand.begin(ch, EVERYTHING)
 
     def unwatch(self, ch: Channel, pattern: str, key: Hashable) -> None:
         """End `watch`; harmless if there was none."""
@@ -204,6 +217,33 @@ class Topics:
             watchers.pop(key, None)
             if not watchers:
                 del self._watchers[ch, pattern]
+                for demand in self._demands_of(pattern):
+                    self._end_pattern(ch, demand)
+
+    def demand(self, venue: str) -> Demand:
+        """Return what is wanted of a venue, kept up to date from now on; costs what the venue's topics are."""
+        demand = self._demands.get(venue)
+        if demand is None:
+            demand = self._demands[venue] = Demand(venue)
+            for ch, topics in self._by_channel.items():
+                for topic in topics.values():
+                    if topic.venue == venue:
+                        topic.demand = demand
+                        if topic.mailboxes:
+                            demand.begin(ch, topic.sym)
+                if (ch, venue) in self._watchers or (ch, "*") in self._watchers:
+                    demand.begin(ch, EVERYTHING)
+        return demand
+
+    def _demands_of(self, pattern: str) -> list[Demand]:
+        """Return those of the venues that a pattern covers."""
+        if pattern == "*":
+            return list(self._demands.values())
+        return [self._demands[pattern]] if pattern in self._demands else []
+
+    def _end_pattern(self, ch: Channel, demand: Demand) -> None:
+        if (ch, demand.venue) not in self._watchers and (ch, "*") not in self._watchers:
+            demand.end(ch, EVERYTHING)
 
 
 def check_channel(ch: str) -> Channel:

@@ -49,7 +49,7 @@ class FeedRecording(Recording):
 
 
 class _Context:
-    """`feeds.base.FeedContext` for one subscriber's replay.
+    """`feeds.base.FeedContext` for one subscriber's replay, as far as a recording needs one.
 
     Times are those of the venue (`ts`): the feed does not say when the recorder received a tick.
     """

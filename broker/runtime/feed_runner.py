@@ -11,20 +11,25 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol
 
+import msgspec
 import structlog
 import trio
 
 from broker.core.bars import BarBuilder
+from broker.core.demand import Demand
 from broker.core.errors import FeedError, FeedPermanentError, FrameError
 from broker.core.feed_queue import Missed, Rewound
 from broker.core.ticks import Channel, FeedState, Status, Tick
 from broker.runtime.gate import Batch, Gate
+from broker.runtime.wanted import Wanted
 
 FIRST_BACKOFF_S, MOST_BACKOFF_S = 0.5, 30.0
 #: A connection that lived so long was a good one: the next backoff starts small again.
 STABLE_S = 60.0
 
 State = Literal["starting", "live", "stale", "down", "ended"]
+#: Prices are never floats: what has a point or an exponent stays text, with its digits.
+_JSON = msgspec.json.Decoder(float_hook=str)
 _SUBSCRIBER_STATE: dict[State, FeedState] = {"starting": "down", "ended": "down"}
 
 
@@ -36,6 +41,7 @@ class Feed(Protocol):
     is_checked: bool
     can_pause: bool
     stale_after_s: float | None
+    linger_s: float
 
     async def run(self, ctx: Any) -> None: ...
 
@@ -75,7 +81,9 @@ class FeedRunner:
         time_ns: Callable[[], int],
         rng: random.Random,
         on_state: Callable[[FeedRunner], None],
+        demand: Callable[[], Demand],
     ) -> None:
+        """``demand`` returns what is wanted of the feed's venue; not called for a feed that does not ask."""
         self.name = name
         self.kind = kind
         self.feed = feed
@@ -96,6 +104,8 @@ class FeedRunner:
         self._upstream = upstream
         self._rng = rng
         self._on_state = on_state
+        self._demand = demand
+        self._wanted: Wanted | None = None
         #: Between two lives, and after the last.
         self._is_over = False
         self._life = trio.CancelScope()
@@ -110,10 +120,10 @@ class FeedRunner:
 
     def refused(self, error: FrameError) -> None:
         self.refusals += 1
-        kind = str(error)
+        kind = error.kind or str(error)
         # One line a kind: a venue that changes its format must not fill the disk.
         if len(self.refused_by) < 1000 and not self.refused_by[kind]:
-            self.log.warning("frame refused", error=kind, frame=error.frame[:200])
+            self.log.warning("frame refused", error=str(error), frame=error.frame[:200])
         self.refused_by[kind if kind in self.refused_by or len(self.refused_by) < 1000 else "other"] += 1
 
     def connect_ws(self, url: str, *, max_message_bytes: int = 16 << 20) -> AbstractAsyncContextManager[Any]:
@@ -121,6 +131,19 @@ class FeedRunner:
 
     async def get_body(self, url: str) -> bytes:
         return await self._upstream.get_body(url)
+
+    async def get_json(self, url: str) -> Any:
+        body = await self._upstream.get_body(url)
+        try:
+            return _JSON.decode(body)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise FeedError(f"GET {url}: not JSON: {error}: {body[:80]!r}") from None
+
+    @property
+    def wanted(self) -> Wanted:
+        if self._wanted is None:
+            self._wanted = Wanted(self._demand(), self.feed.symbols, self.feed.linger_s)
+        return self._wanted
 
     # ── supervision ──────────────────────────────────────────────────────────────────────────────
 
@@ -153,6 +176,8 @@ class FeedRunner:
     async def _run_once(self) -> None:
         """One life of the feed; raises what ends it. A mute feed ends with a `FeedError`."""
         self._is_over = False
+        if self._wanted is not None:
+            self._wanted.begin_anew()
         try:
             with trio.CancelScope() as self._life:
                 self.stay_alive()

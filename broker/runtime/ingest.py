@@ -63,6 +63,7 @@ class Ingest:
             time_ns=self._time_ns,
             rng=rng,
             on_state=self._tell_state,
+            demand=lambda: self._topics.demand(feed.venue),
         )
         self.feeds.append(runner)
         self._topics.declare(feed.venue, feed.symbols)

@@ -14,8 +14,10 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
+from broker.core.demand import Demand
 from broker.core.errors import FrameError
 from broker.core.ticks import Book, Channel, Tick
+from broker.runtime.wanted import Wanted
 from broker.transports import upstream
 from feeds.base import Feed, VenueSocket
 
@@ -58,6 +60,7 @@ class FakeContext:
         story: ticks and gaps in the order in which they came.
         flushed: how many ticks had been published by each flush, and at what time of trio's clock.
         gate: flushes wait for it.
+        demand: what subscribers want; `wanted` shows it to the feed.
     """
 
     def __init__(self) -> None:
@@ -70,6 +73,8 @@ class FakeContext:
         self.gate.set()
         self._waiting = trio.lowlevel.ParkingLot()
         self.get: Callable[[str], Awaitable[bytes]] = upstream.get_body
+        self.demand = Demand("FAKE")
+        self.wanted = Wanted(self.demand, None, 30.0)
 
     @property
     def ticks(self) -> list[Tick]:
@@ -106,6 +111,9 @@ class FakeContext:
 
     async def get_body(self, url: str) -> bytes:
         return await self.get(url)
+
+    async def get_json(self, url: str) -> Any:
+        return msgspec.json.Decoder(float_hook=str).decode(await self.get(url))
 
     def time_ns(self) -> int:
         return NOW

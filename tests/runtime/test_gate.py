@@ -14,6 +14,7 @@ import trio
 import trio.testing
 
 from broker.core.books import BookState
+from broker.core.demand import Demand
 from broker.core.errors import FeedError, FeedPermanentError
 from broker.core.feed_queue import QUEUE_TICKS
 from broker.core.ticks import Book, Level, Quote, Status, Tick, Trade
@@ -269,6 +270,7 @@ class Taker:
             time_ns=lambda: 1,
             rng=random.Random(1),
             on_state=lambda runner: None,
+            demand=lambda: Demand("SIM"),
         )
 
     async def take(self) -> Batch:

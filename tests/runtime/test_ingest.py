@@ -11,8 +11,10 @@ import structlog.testing
 import trio
 import trio.testing
 
+from broker.core.demand import Demand
 from broker.core.errors import FeedError, FeedPermanentError, FrameError
 from broker.core.ticks import Bar, Book, Quote, Trade
+from broker.runtime.feed_runner import FeedRunner
 from broker.runtime.gate import BUFFER_TICKS
 from tests.fakes import ACME, BETA, ScriptedFeed, open_broker, quote, status_of, trade
 from tests.raw import get, websocket
@@ -426,3 +428,74 @@ async def test_stamp_from_the_far_future_closes_no_bars(autojump_clock: object) 
         newest = broker.topics.get("bar", ACME).current["1s"].tick
         assert isinstance(newest, Bar)
         assert newest.start == 10**9
+
+
+# ── what a feed is given to work with ────────────────────────────────────────────────────────────
+
+
+class Bodies:
+    """An upstream whose every page has one body."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def connect_ws(self, url: str, *, max_message_bytes: int) -> Any:
+        raise AssertionError(url)
+
+    async def get_body(self, url: str) -> bytes:
+        return self._body
+
+
+def runner_of(body: bytes) -> FeedRunner:
+    send, _ = trio.open_memory_channel[Any](1)
+    return FeedRunner(
+        "feed",
+        "scripted",
+        ScriptedFeed(),
+        send,
+        upstream=Bodies(body),
+        time_ns=lambda: 1,
+        rng=random.Random(1),
+        on_state=lambda runner: None,
+        demand=lambda: Demand("SIM"),
+    )
+
+
+async def test_json_of_a_venue_keeps_the_digits_of_its_prices() -> None:
+    body = b'{"bid": 61837.6300, "size": 1e-8, "id": 12345678901234567890123, "text": "x"}'
+    assert await runner_of(body).get_json("http://x") == {
+        "bid": "61837.6300",
+        "size": "1e-8",
+        "id": 12345678901234567890123,
+        "text": "x",
+    }
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"", b"\xff", b"[" * 3000])
+async def test_page_that_is_not_json_is_the_feeds_failure(body: bytes) -> None:
+    with pytest.raises(FeedError, match="GET http://x: not JSON"):
+        await runner_of(body).get_json("http://x")
+
+
+async def test_feed_sees_what_its_venues_subscribers_want_in_each_of_its_lives(
+    autojump_clock: object,
+) -> None:
+    feed = ScriptedFeed()
+    seen: list[Any] = []
+
+    async def look(ctx: Any) -> bool:
+        await ctx.wanted.wait_changed()
+        seen.append((ctx.wanted.symbols("quote"), ctx.wanted.everything("trade")))
+        return False
+
+    async with open_broker(feeds=[feed, other_feed()]) as broker, websocket(broker.port) as ws:
+        await ws.ask("subscribe", ch="quote", symbols=[ACME, "OTHER:X"])
+        await ws.receive_type("ack")
+        await feed.do(look)
+        await ws.ask("subscribe", ch="trade", symbols=["SIM:*"])
+        await ws.receive_type("ack")
+        await feed.do(look)
+        await feed.fail(FeedError("the venue hung up"))
+        await trio.sleep(1)
+        await feed.do(look)
+    assert seen == [({ACME}, False), ({ACME}, True), ({ACME}, True)]
