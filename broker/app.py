@@ -43,6 +43,7 @@ from broker.transports.rest import Rest
 from broker.transports.web import WebTransport
 from broker.transports.websocket import WebSocketTransport
 from feeds import FEEDS
+from feeds.plugins import feed_of
 
 log = structlog.get_logger()
 
@@ -92,8 +93,7 @@ class Broker:
         self.fanout = Fanout(self.router, max_gap_s=config.server.min_write_gap_ms / 1000)
         self.ingest = Ingest(self.topics, self.fanout, upstream=upstream, time_ns=time_ns)
         for options in config.feeds:
-            feed = FEEDS[options.type](options)
-            self.ingest.add(options.name or options.type, options.type, feed, _child(rng))
+            self.ingest.add(options.name or options.type, options.type, feed_of(options), _child(rng))
         self.recorders: list[Recorder] = []
         recordings = [self._recording(options, time_ns, in_thread) for options in config.recordings]
         self.replays = Replays(self.tape, recordings, most=config.limits.replays)

@@ -9,6 +9,7 @@ from cyclopts import App
 
 from broker.cli import exits
 from broker.cli.settings import ConfigFlag, load_settings
+from broker.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from broker.config import Loaded
@@ -18,8 +19,16 @@ config_app = App(name="config", help="Check the configuration, or show it.", hel
 
 @config_app.command
 def check(config: ConfigFlag = None) -> int:
-    """Report all mistakes of the file and the environment at once; exit code 78 if there are any."""
+    """Report all mistakes of the file and the environment at once; exit code 78 if there are any.
+
+    A feed that can't be used (a plug-in that is broken) counts too, though the broker would run without it.
+    """
+    from broker.config.feeds import broken_feeds
+
     loaded = load_settings(config)
+    broken = broken_feeds(loaded.config.feeds)
+    if broken:
+        raise ConfigError([f"the feed {name!r} can't be used: {reason}" for name, reason in broken])
     feeds = [options.name or options.type for options in loaded.config.feeds]
     recordings = [options.name for options in loaded.config.recordings]
     also = f"; recordings: {', '.join(recordings)}" if recordings else ""

@@ -3,31 +3,100 @@
 from __future__ import annotations
 
 import inspect
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from broker.cli import exits
 from broker.cli.settings import ConfigFlag, load_settings
+
+if TYPE_CHECKING:
+    from broker.config import Loaded
+    from feeds.plugins import Source
 
 feed_app = App(name="feed", help="List the feeds.", help_format="plaintext")
 
 
 @feed_app.command(name="list")
-def list_feeds(config: ConfigFlag = None) -> int:
-    """List the types of feeds there are, with their keys, and the feeds that are configured."""
+def list_feeds(
+    config: ConfigFlag = None,
+    *,
+    as_json: Annotated[bool, Parameter("--json", negative="", help="As one JSON object.")] = False,
+) -> int:
+    """List the types of feeds there are, where from, with their keys; and the feeds that are configured.
+
+    Each is imported, and what can't be used says why. Exit code 1 if a configured feed can't be used.
+    """
+    from feeds.plugins import hidden_feeds, known_feeds
+
+    types = [_about(source) for _, source in sorted(known_feeds().items())]
+    hidden = list(hidden_feeds())
+    loaded = load_settings(config)
+    configured = _configured(loaded)
+    if as_json:
+        import orjson
+
+        shown = {"types": types, "configured": configured, "configured_in": loaded.feeds_origin}
+        print(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
+    else:
+        _print(types, hidden, configured, loaded.feeds_origin)
+    return exits.FAILURE if any(each["error"] for each in configured) else exits.OK
+
+
+def _about(source: Source) -> dict[str, Any]:
+    """Import a feed, and return what there is to be said of it."""
+    from feeds.plugins import PluginError
+
+    about: dict[str, Any] = {
+        "type": source.kind,
+        "from": source.origin,
+        "error": None,
+        "summary": "",
+        "keys": [],
+    }
+    try:
+        feed = source.load()
+    except PluginError as exc:
+        return {**about, "error": str(exc)}
+    summary = (inspect.getdoc(feed) or "").partition("\n")[0].rstrip(".")
+    keys = [key for key in feed.Options.model_fields if key not in ("type", "name")]
+    return {**about, "summary": summary, "keys": keys}
+
+
+def _configured(loaded: Loaded) -> list[dict[str, Any]]:
+    from broker.config.feeds import broken_feeds
+
+    broken = dict(broken_feeds(loaded.config.feeds))
+    return [
+        {
+            "name": options.name or options.type,
+            "type": options.type,
+            "settings": options.model_dump(mode="json", exclude_unset=True, exclude={"type", "name"}),
+            "error": broken.get(options.name or options.type),
+        }
+        for options in loaded.config.feeds
+    ]
+
+
+def _print(
+    types: list[dict[str, Any]], hidden: list[tuple[str, str]], configured: list[dict[str, Any]], origin: str
+) -> None:
     from broker.config.problems import show
-    from feeds import FEEDS
 
     print("Types:")
-    for kind, feed in sorted(FEEDS.items()):
-        summary = (inspect.getdoc(feed) or "").partition("\n")[0].rstrip(".")
-        keys = ", ".join(key for key in feed.Options.model_fields if key not in ("type", "name"))
-        print(f"  {kind:<12} {summary}")
-        print(f"  {'':<12} keys: {keys}")
-    loaded = load_settings(config)
-    print(f"\nConfigured ({loaded.feeds_origin}):")
-    for options in loaded.config.feeds:
-        given = options.model_dump(mode="json", exclude_unset=True, exclude={"type", "name"})
-        settings = ", ".join(f"{key}={show(value)}" for key, value in given.items())
-        print(f"  {options.name or options.type:<12} {options.type}{': ' if settings else ''}{settings}")
-    return exits.OK
+    for about in types:
+        source = "" if about["from"] == "built-in" else f" (from {about['from']})"
+        if about["error"]:
+            print(f"  {about['type']:<12} BROKEN{source}: {about['error']}")
+            continue
+        print(f"  {about['type']:<12} {about['summary']}{source}")
+        print(f"  {'':<12} keys: {', '.join(about['keys'])}")
+    for name, source in hidden:
+        print(
+            f"  {name:<12} HIDDEN (from {source}): Tapecast has a feed of this name; use package.module:Class"
+        )
+    print(f"\nConfigured ({origin}):")
+    for each in configured:
+        settings = ", ".join(f"{key}={show(value)}" for key, value in each["settings"].items())
+        broken = f": BROKEN: {each['error']}" if each["error"] else ""
+        print(f"  {each['name']:<12} {each['type']}{': ' if settings else ''}{settings}{broken}")

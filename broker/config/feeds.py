@@ -1,15 +1,22 @@
-"""The ``[[feeds]]`` tables: each is validated by the options of the feed that its ``type`` names."""
+"""The ``[[feeds]]`` tables: each is validated by the options of the feed that its ``type`` names.
+
+A plug-in that can't be used is no mistake of the configuration: its table is kept, as that of a feed that is down.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from broker.config.problems import did_you_mean, reason, show
 from feeds import FEEDS
-from feeds.base import FeedOptions
+from feeds.base import Feed, FeedOptions
+from feeds.plugins import BrokenFeed, PluginError, feed_of, find_feed, known_feeds, make_feed
 
 
 def default_feeds() -> tuple[FeedOptions, ...]:
@@ -17,8 +24,13 @@ def default_feeds() -> tuple[FeedOptions, ...]:
     return (FEEDS["simulated"].Options(type="simulated"),)
 
 
-def read_feeds(tables: Sequence[object], where: str) -> tuple[list[tuple[int, FeedOptions]], list[str]]:
+def read_feeds(
+    tables: Sequence[object], where: str, folder: Path = Path()
+) -> tuple[list[tuple[int, FeedOptions]], list[str]]:
     """Validate the tables.
+
+    Args:
+        folder: what the paths of adapters are relative to.
 
     Returns:
         The good ones with their index, and a line for each mistake in the others.
@@ -33,18 +45,61 @@ def read_feeds(tables: Sequence[object], where: str) -> tuple[list[tuple[int, Fe
         kind = table.get("type")
         if "type" not in table:
             problems.append(f"{here}.type: is missing; must be one of {_types()}")
-        elif not isinstance(kind, str) or kind not in FEEDS:
-            problems.append(f"{here}.type = {show(kind)}: no such feed{did_you_mean(kind, FEEDS)}")
+            continue
+        try:
+            options = _read_feed(kind, table, folder)
+        except LookupError:
+            problems.append(f"{here}.type = {show(kind)}: no such feed{did_you_mean(kind, known_feeds())}")
+        except _Refused as refused:
+            problems.extend(_refusals(refused.error, here, refused.options))
         else:
-            try:
-                good.append((index, FEEDS[kind].Options.model_validate(table)))
-            except ValidationError as exc:
-                problems.extend(_refusals(exc, here, FEEDS[kind].Options))
+            good.append((index, options))
     return good, problems
 
 
+class _Refused(Exception):
+    """The options of a feed refuse a table."""
+
+    def __init__(self, error: ValidationError, options: type[FeedOptions]) -> None:
+        super().__init__()
+        self.error = error
+        self.options = options
+
+
+def _read_feed(kind: object, table: Mapping[str, Any], folder: Path) -> FeedOptions:
+    """Return the options of one table; those of a plug-in that can't be used make a feed that says so.
+
+    Raises:
+        LookupError: there is no such feed.
+        _Refused: its options don't take the table.
+    """
+    if not isinstance(kind, str):
+        raise LookupError(kind)
+    source = find_feed(kind, folder)
+    try:
+        feed = source.load()
+        options = _options(feed, table)
+    except PluginError as exc:
+        name = table.get("name")
+        options = FeedOptions(type=kind, name=name if isinstance(name, str) else "")
+        options.set_maker(partial(BrokenFeed, reason=str(exc)))
+    else:
+        options.set_maker(partial(make_feed, feed))
+    return options
+
+
+def _options(feed: type[Feed], table: Mapping[str, Any]) -> FeedOptions:
+    try:
+        return feed.Options.model_validate(table)
+    except ValidationError as exc:
+        raise _Refused(exc, feed.Options) from None
+    except Exception as exc:
+        # Not a wrong value, which a validator says with a ValueError, but a mistake in the adapter.
+        raise PluginError(f"Options: {type(exc).__name__}: {exc}") from exc
+
+
 def _types() -> str:
-    return ", ".join(f'"{name}"' for name in sorted(FEEDS))
+    return ", ".join(f'"{name}"' for name in sorted(known_feeds()))
 
 
 def _refusals(refused: ValidationError, here: str, options: type[FeedOptions]) -> Iterator[str]:
@@ -53,7 +108,8 @@ def _refusals(refused: ValidationError, here: str, options: type[FeedOptions]) -
         by_path.setdefault(_path(here, error["loc"]), []).append(error)
     for path, errors in by_path.items():
         first = errors[0]
-        shown = f"{path} = {show(first['input'])}"
+        is_secret = bool(first["loc"]) and _is_secret(options, first["loc"][0])
+        shown = path if is_secret else f"{path} = {show(first['input'])}"
         if first["type"] == "extra_forbidden":
             yield f"{shown}: no such key{did_you_mean(first['loc'][-1], _spellings(options), form='{}')}"
         elif first["type"] == "missing":
@@ -63,6 +119,12 @@ def _refusals(refused: ValidationError, here: str, options: type[FeedOptions]) -
             reasons = dict.fromkeys(reason(error) for error in errors)
             text = " or ".join(reasons).replace(" or must be ", " or ")
             yield f"{shown if first['loc'] else path}: {text}"
+
+
+def _is_secret(options: type[FeedOptions], key: int | str) -> bool:
+    """Tell whether a key's value must not be shown, in a log that others may read."""
+    field = options.model_fields.get(str(key))
+    return field is not None and field.annotation is SecretStr
 
 
 def _deepest(errors: list[ErrorDetails]) -> Iterator[ErrorDetails]:
@@ -84,6 +146,12 @@ def _path(here: str, loc: Sequence[int | str]) -> str:
 
 def _spellings(options: type[FeedOptions]) -> list[str]:
     return [field.alias or name for name, field in options.model_fields.items()]
+
+
+def broken_feeds(feeds: Sequence[FeedOptions]) -> list[tuple[str, str]]:
+    """Return name and reason of each feed that can't be used; makes all of them, which opens nothing."""
+    made = [(options.name or options.type, feed_of(options)) for options in feeds]
+    return [(name, feed.reason) for name, feed in made if isinstance(feed, BrokenFeed)]
 
 
 def same_names(feeds: Sequence[tuple[int, FeedOptions]], where: str) -> Iterator[str]:

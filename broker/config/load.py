@@ -90,7 +90,7 @@ class _Merge:
                 self._values[key[0]][key[1]] = value
                 self.origins[key] = layer.where(key)
         if layer.feeds is not None:
-            good, mistakes = read_feeds(layer.feeds, layer.feeds_where)
+            good, mistakes = read_feeds(layer.feeds, layer.feeds_where, layer.folder)
             self.problems += [*mistakes, *same_names(good, layer.feeds_where)]
             self._feeds, self.feeds_origin = [options for _, options in good], layer.feeds_where
         if layer.recordings is not None:

@@ -40,6 +40,7 @@ class Layer:
         feeds_where: the same, for all of the feeds; a feed's index and key are put behind it.
         recordings_where: the same, for all of the recordings.
         problems: what is wrong already, without a look at the values.
+        folder: what the paths of adapters are relative to.
     """
 
     where: Callable[[Key], str]
@@ -49,11 +50,13 @@ class Layer:
     feeds: list[object] | None = None
     recordings: list[object] | None = None
     problems: list[str] = field(default_factory=list)
+    folder: Path = Path()
 
 
 def from_file(path: Path) -> Layer:
     """Read a file; one that can't be read, or isn't TOML, is a layer with one problem and no values."""
     layer = Layer(lambda key: f"{path}: [{key[0]}] {key[1]}", f"{path}: feeds", f"{path}: recordings")
+    layer.folder = path.parent
     try:
         tables = _parse(path)
     except ValueError as exc:
