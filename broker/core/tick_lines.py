@@ -175,8 +175,13 @@ class TickLines:
 
     def reset(self) -> None:
         """Trust no book any more, as the source begins anew: each becomes a gap."""
-        self._gaps += [("book", sym) for sym in sorted(self._books)]
-        self._books.clear()
+        self.lose(self._books)
+
+    def lose(self, symbols: Collection[str]) -> None:
+        """Trust these books no more: each that was whole becomes a gap."""
+        broken = self._books.intersection(symbols)
+        self._books -= broken
+        self._gaps += [("book", sym) for sym in sorted(broken)]
 
     def take_gaps(self) -> list[tuple[Channel, str]]:
         """Return the topics that broke since the last call, and forget them."""
@@ -191,7 +196,7 @@ class TickLines:
         if read.sym not in self._known:
             self._meet(read.sym, line, number)
         tick = _MAKERS[type(read)](read, rts)
-        for field, value in _odd_values(tick):
+        for field, value in odd_values(tick):
             raise LineError(number, field, _not_right(value, _wanted(field)), line)
         if type(tick) is Book:
             return self._book(tick, line, number)
@@ -229,10 +234,8 @@ class TickLines:
         if channel is None and is_whole and b"book" not in line:
             return
         symbol = _SYMBOL_IN_TEXT.search(line)
-        named = None if symbol is None else symbol[1].decode("utf-8", "replace")
-        broken = {named} & self._books if named in self._known else set(self._books)
-        self._books -= broken
-        self._gaps += [("book", sym) for sym in sorted(filter(None, broken))]
+        named = "" if symbol is None else symbol[1].decode("utf-8", "replace")
+        self.lose({named} if named in self._known else self._books)
 
 
 _OTHER_CHANNELS = frozenset(ch.encode() for ch in CHANNELS if ch != "book")
@@ -242,8 +245,8 @@ def _price(level: tuple[str, str]) -> Decimal:
     return Decimal(level[0])
 
 
-def _odd_values(tick: Tick) -> Iterator[tuple[str, Any]]:
-    """Yield the fields that have the right type, and no right value."""
+def odd_values(tick: Tick) -> Iterator[tuple[str, Any]]:
+    """Yield the fields that have the right type, and no right value; the types are not looked at."""
     if not 0 <= tick.ts <= _LAST_NS:
         yield "ts", tick.ts
     if type(tick) is Book:
