@@ -39,10 +39,12 @@ from broker.runtime.tape_recording import TapeRecording
 from broker.transports import upstream
 from broker.transports.door import Door, Handler
 from broker.transports.http_stream import HttpStreamTransport
+from broker.transports.ingest import IngestTransport
 from broker.transports.rest import Rest
 from broker.transports.web import WebTransport
 from broker.transports.websocket import WebSocketTransport
 from feeds import FEEDS
+from feeds.ingest import Ingest as IngestFeed
 from feeds.plugins import feed_of
 
 log = structlog.get_logger()
@@ -92,8 +94,9 @@ class Broker:
         self.router = Router(self.topics, self.tape)
         self.fanout = Fanout(self.router, max_gap_s=config.server.min_write_gap_ms / 1000)
         self.ingest = Ingest(self.topics, self.fanout, upstream=upstream, time_ns=time_ns)
-        for options in config.feeds:
-            self.ingest.add(options.name or options.type, options.type, feed_of(options), _child(rng))
+        feeds = [(options, feed_of(options)) for options in config.feeds]
+        for options, feed in feeds:
+            self.ingest.add(options.name or options.type, options.type, feed, _child(rng))
         self.recorders: list[Recorder] = []
         recordings = [self._recording(options, time_ns, in_thread) for options in config.recordings]
         self.replays = Replays(self.tape, recordings, most=config.limits.replays)
@@ -115,6 +118,7 @@ class Broker:
         )
         self.websocket = WebSocketTransport(self.sessions, time_ns=time_ns)
         self.http_stream = HttpStreamTransport(self.sessions, time_ns=time_ns, rng=_child(rng))
+        self.inlets = IngestTransport([feed for _, feed in feeds if isinstance(feed, IngestFeed)])
         self.rest = Rest(self.router, self.ingest, self.sessions, admin=config.server.admin, time_ns=time_ns)
         self.web = WebTransport(self.rest.app)
 
@@ -142,7 +146,11 @@ class Broker:
         self, listeners: Sequence[Listener], tls: ssl.SSLContext | None, *, waiting: Waiting = KERNEL
     ) -> Door:
         """Return the front door of the broker's transports; ``waiting`` goes with the listeners."""
-        routes: dict[str, Handler] = {"/v1/ws": self.websocket.serve, "/v1/stream": self.http_stream.serve}
+        routes: dict[str, Handler] = {
+            "/v1/ws": self.websocket.serve,
+            "/v1/stream": self.http_stream.serve,
+            "/v1/ingest": self.inlets.serve,
+        }
         if self.config.debug.echo:
             routes["/debug/echo"] = self.websocket.echo
         return Door(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from feeds.base import Feed
 from feeds.binance import Binance
 from feeds.coinbase import Coinbase
+from feeds.ingest import Ingest
+from feeds.process import Process
 from feeds.replay import Replay
 from feeds.simulated import Simulated
 
@@ -14,6 +16,8 @@ FEEDS: dict[str, type[Feed]] = {
     "replay": Replay,
     "coinbase": Coinbase,
     "binance": Binance,
+    "process": Process,
+    "ingest": Ingest,
 }
 
 __all__ = ["FEEDS", "Feed"]

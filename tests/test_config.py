@@ -69,7 +69,8 @@ def test_examples_in_config_toml_work_once_the_comment_signs_are_gone(tmp_path: 
     examples = "\n".join(re.findall(r"^# \[\[(?:.+\n)+", text, re.MULTILINE))
     path = write(tmp_path, re.sub(r"^# ", "", examples, flags=re.MULTILINE))
     config = load_config(path, {}, {})
-    assert [feed.type for feed in config.feeds] == ["replay", "coinbase", "binance"]
+    own = "./examples/feeds/parse_only.py:Okx"
+    assert [feed.type for feed in config.feeds] == ["replay", "coinbase", "binance", "process", "ingest", own]
     assert [recording.type for recording in config.recordings] == ["tape", "replay"]
     tape = {"type": "tape", "name": "tape", "path": "recordings/tape"}
     [of_example] = read_recordings([tape], "")[0]
@@ -186,6 +187,7 @@ sed = 2
 speed = 1
 """,
     )
+    of_feeds = ", ".join(f'"{kind}"' for kind in sorted(FEEDS))
     assert sorted(problems(path)) == sorted(
         [
             "config.toml: [server] port = 99999: must be a whole number from 0 to 65535",
@@ -197,8 +199,7 @@ speed = 1
             'config.toml: [debug] echo = "yes": must be true or false',
             'config.toml: feeds[0].type = "simulatd": no such feed; did you mean "simulated"?',
             "config.toml: feeds[1].sed = 2: no such key; did you mean seed?",
-            'config.toml: feeds[2].type: is missing; must be one of "binance", "coinbase", "replay", '
-            '"simulated"',
+            f"config.toml: feeds[2].type: is missing; must be one of {of_feeds}",
         ]
     )
 

@@ -10,6 +10,7 @@ from broker.config.problems import show
 from broker.config.recordings import TapeOptions
 from broker.config.sources import Key
 from broker.config.tree import Config
+from feeds.ingest import Ingest
 
 Where = Callable[[Key], str]
 CERT, KEY = ("server", "tls_cert"), ("server", "tls_key")
@@ -32,6 +33,18 @@ def cross_checks(config: Config, where: Where, bad: set[Key]) -> Iterator[str]:
         yield from _silence(config, where)
     if not bad & {*HISTORY}:
         yield from _recording(config, where)
+    yield from _keys(config)
+
+
+def _keys(config: Config) -> Iterator[str]:
+    # A key says whose ticks they are.
+    owners: dict[str, str] = {}
+    for options in config.feeds:
+        if isinstance(options, Ingest.Options):
+            name = options.name or options.type
+            owner = owners.setdefault(options.key.get_secret_value(), name)
+            if owner != name:
+                yield f"feeds: {show(name)} and {show(owner)} have the same key; give each feed a key of its own"
 
 
 def _recording(config: Config, where: Where) -> Iterator[str]:

@@ -69,6 +69,34 @@ stamp = "made"
 # url = "wss://stream.binance.com:9443"
 # rest_url = "https://api.binance.com"
 # stale_after_s = 60.0
+
+# [[feeds]]
+# # A program of any language that writes ticks to its standard output, one JSON object a line.
+# type = "process"
+# # The program and its arguments; no shell, unless it is one.
+# command = ["python3", "examples/feeds/program.py"]
+# venue = "LAB"
+# # The only ones that may come, without the venue; [] means any.
+# symbols = []
+# # Whether the program waits while the broker is behind; else what is too much is conflated.
+# can_pause = true
+# # Ended and started again if it has written nothing for so long; never, if this is left out.
+# stale_after_s = 60.0
+
+# [[feeds]]
+# # Ticks that programs send to POST /v1/ingest, in the same form.
+# type = "ingest"
+# venue = "DESK"
+# # What a request has to show, as Authorization: Bearer KEY. At least 16 characters; of this feed alone.
+# key = "change-this-to-a-long-random-key"
+# symbols = []
+# can_pause = true
+
+# [[feeds]]
+# # An adapter of your own: the name that an installed package gives it, package.module:Class, or a file, relative
+# # to this one. Its other keys are its own.
+# type = "./examples/feeds/parse_only.py:Okx"
+# symbols = ["BTC-USDT"]
 """
 
 RECORDINGS = """\

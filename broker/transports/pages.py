@@ -358,6 +358,36 @@ class Health(Struct):
     status: Literal["ok"] = "ok"
 
 
+class RefusedLine(Struct):
+    """A line of a request to `/v1/ingest` that is no tick.
+
+    Attributes:
+        line: its number, from 1 on.
+        field: what is wrong in it, e.g. `bids[0][1]`; empty if it is the line as a whole.
+        problem: the value, and what would have been right.
+    """
+
+    line: Annotated[int, Meta(ge=1)]
+    field: str
+    problem: str
+
+
+class IngestAnswer(Struct):
+    """Answer of `/v1/ingest`: what became of the lines.
+
+    Attributes:
+        venue: of the feed that the key belongs to.
+        accepted: lines that were ticks; they are on their way to the subscribers.
+        refused: lines that were none.
+        errors: the first of those.
+    """
+
+    venue: str
+    accepted: Count
+    refused: Count
+    errors: list[RefusedLine]
+
+
 def snapshot_page(cursor: str, ticks: Sequence[bytes], rejected: Sequence[Rejected]) -> bytes:
     """Return a `SnapshotPage` as JSON, of ticks that the JSON codec has encoded."""
     names = orjson.dumps([{"symbol": item.symbol, "code": item.code} for item in rejected])

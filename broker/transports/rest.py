@@ -93,7 +93,10 @@ class Rest:
             "/web/{name}": lambda request: _file(request.path_params["name"]),
         }
         self.app = Starlette(
-            routes=[Route(path, _async(handler), methods=["GET"]) for path, handler in handlers.items()],
+            routes=[
+                *(Route(path, _async(handler), methods=["GET"]) for path, handler in handlers.items()),
+                Route("/v1/ingest", _async(self.only_http1), methods=["POST"]),
+            ],
             exception_handlers={HTTPException: _http_problem, RequestError: _request_problem},
         )
 

@@ -142,3 +142,12 @@ def stream(format_: str) -> str:
         framing.frame("update", quote, _CURSOR),
     ]
     return b"".join(frames).decode()
+
+
+def lines() -> str:
+    """Return ticks as a program writes them to `/v1/ingest`: without what the broker gives them."""
+    ticks = [orjson.loads(tick_to_json(tick)) for tick in TICKS[:2]]
+    return "".join(
+        orjson.dumps({name: tick[name] for name in tick if name not in ("seq", "rts")}).decode() + "\n"
+        for tick in ticks
+    )

@@ -39,6 +39,11 @@ As server-sent events, `event:` is the message's type, `id:` its cursor where it
 message in one line; a comment keeps an idle stream alive. As NDJSON each line is a message. There is no end \
 but the client's leaving, or a `closing`."""
 
+_INGEST = """\
+Each line is one tick, without `seq` and `rts`, which are the broker's to give; `ts` may be left out, if it is now. \
+A line that is no tick is refused, and the others go on; a book is refused from there to its next snapshot. The \
+body may go on for as long as you like: it is read as fast as the ticks are taken. Over HTTP/1.1 only."""
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -116,9 +121,14 @@ def openapi() -> dict[str, Any]:
             {"name": "operation", "description": "How the broker is."},
             {"name": "documents", "description": "What you are reading."},
         ],
-        "paths": {"/v1/stream": {"get": _stream()}, **{page.path: {"get": _page(page)} for page in known}},
+        "paths": {
+            "/v1/stream": {"get": _stream()},
+            "/v1/ingest": {"post": _ingest()},
+            **{page.path: {"get": _page(page)} for page in known},
+        },
         "components": {
-            "schemas": components([*answers, "ServerMessage", "Problem", "NotReady"]),
+            "schemas": components([*answers, "ServerMessage", "IngestAnswer", "Problem", "NotReady"]),
+            "securitySchemes": {"ingestKey": {"type": "http", "scheme": "bearer"}},
             "responses": {"Problem": _problem("Anything else.")},
         },
     }
@@ -166,6 +176,36 @@ def _stream() -> dict[str, Any]:
             "406": _problem("`Accept` leaves neither format."),
             "429": _problem("Too many sessions for this address."),
             "503": _retry_later("No room for another session, or the broker is going down."),
+            "default": {"$ref": "#/components/responses/Problem"},
+        },
+    }
+
+
+def _ingest() -> dict[str, Any]:
+    body = {
+        "schema": {"type": "string"},
+        "example": examples.lines(),
+    }
+    answer = {"application/json": {"schema": ref("IngestAnswer")}}
+    return {
+        "operationId": "ingest",
+        "tags": ["market data"],
+        "summary": "Ticks from another program, into the feed that the key is of.",
+        "description": _INGEST,
+        "security": [{"ingestKey": []}],
+        "requestBody": {"required": True, "content": {"application/x-ndjson": body}},
+        "responses": {
+            "200": {
+                "description": "The body was read to its end; some lines may be refused.",
+                "content": answer,
+            },
+            "400": _problem("The body is not what the head says, or there are parameters."),
+            "401": _problem("No key, or none that is known here."),
+            "404": _problem("No feed takes ticks here."),
+            "415": _problem("A content coding other than `identity`."),
+            "422": _problem("None of the lines is a tick; `errors` has the first of them."),
+            "429": _retry_later("Too many requests with this key at a time."),
+            "503": _retry_later("The feed has not begun yet."),
             "default": {"$ref": "#/components/responses/Problem"},
         },
     }
