@@ -19,7 +19,7 @@ from broker.core.bars import BarBuilder
 from broker.core.demand import Demand
 from broker.core.errors import FeedError, FeedPermanentError, FrameError
 from broker.core.feed_queue import Missed, Rewound
-from broker.core.ticks import Channel, FeedState, Status, Tick
+from broker.core.ticks import CHANNELS, Channel, FeedState, Status, Tick
 from broker.runtime.gate import Batch, Gate
 from broker.runtime.wanted import Wanted
 
@@ -113,6 +113,8 @@ class FeedRunner:
     # ── what the feed sees (feeds.base.FeedContext) ──────────────────────────────────────────────
 
     def gap(self, ch: Channel, sym: str) -> None:
+        if ch not in CHANNELS or not isinstance(sym, str):
+            raise ValueError(f"gap({ch!r:.40}, {sym!r:.80}): must be a channel and a symbol")
         self.gate.publish(Missed(ch, sym))
 
     def rewind(self) -> None:
@@ -181,7 +183,7 @@ class FeedRunner:
         try:
             with trio.CancelScope() as self._life:
                 self.stay_alive()
-                await self.feed.run(self)
+                await self._run_feed()
                 await self.flush()
             if self._life.cancelled_caught:
                 raise _MuteError(f"mute for {self.feed.stale_after_s:g} s; connecting again")
@@ -191,6 +193,18 @@ class FeedRunner:
             self._is_over = True
             # What it published and did not flush before it failed.
             self.gate.leave()
+
+    async def _run_feed(self) -> None:
+        """Run the adapter; a `sys.exit` in it ends the adapter, not the broker."""
+        try:
+            await self.feed.run(self)
+        except SystemExit as exc:
+            raise FeedError(f"the adapter called sys.exit({exc.code!r:.80})") from exc
+        except BaseExceptionGroup as group:
+            exits, others = group.split(SystemExit)
+            if exits is None or not (others is None or isinstance(others, ExceptionGroup)):
+                raise
+            raise FeedError("the adapter called sys.exit in a task of its own") from group
 
     def stay_alive(self) -> None:
         """Note that the feed is not mute."""

@@ -499,3 +499,41 @@ async def test_feed_sees_what_its_venues_subscribers_want_in_each_of_its_lives(
         await trio.sleep(1)
         await feed.do(look)
     assert seen == [({ACME}, False), ({ACME}, True), ({ACME}, True)]
+
+
+@pytest.mark.parametrize("is_grouped", [False, True])
+async def test_adapter_that_exits_ends_alone(autojump_clock: object, is_grouped: bool) -> None:
+    feed, other = ScriptedFeed(), other_feed()
+
+    async def leave(ctx: Any) -> bool:
+        if not is_grouped:
+            raise SystemExit(3)
+        async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.shield = True
+            raise SystemExit(3)
+
+    async with open_broker(feeds=[feed, other]) as broker:
+        await feed.do(leave)
+        assert broker.runner.last_error.startswith("the adapter called sys.exit")
+        await other.publish(quote("OTHER:X"))
+        assert (await feeds(broker.port))["feed1"]["state"] == "live"
+        await trio.sleep(60)
+        assert feed.lives == 2
+
+
+@pytest.mark.parametrize("topic", [("quotes", ACME), ("quote", None), ("quote", ["x"])])
+async def test_gap_of_no_topic_is_the_adapters_mistake_and_costs_no_ticks(
+    autojump_clock: object, topic: tuple[Any, Any]
+) -> None:
+    feed = ScriptedFeed()
+
+    async def mistake(ctx: Any) -> bool:
+        ctx.publish(quote())
+        ctx.gap(*topic)
+        return False
+
+    async with open_broker(feeds=[feed]) as broker:
+        await feed.do(mistake)
+        assert "must be a channel and a symbol" in broker.runner.last_error
+        assert broker.runner.ticks == 1
+        assert broker.ingest.broken == 0
