@@ -47,12 +47,17 @@ class Ingest(Feed):
         self._ctx: FeedContext | None = None
         self._requests = 0
         self._flushing = trio.Lock()
+        self._finished = trio.Event()
 
     async def run(self, ctx: FeedContext) -> None:
         """See `Feed.run`; all that comes comes with requests."""
         # Kept between two lives: whoever sends is not to wait for a backoff.
         self._ctx = ctx
-        await trio.sleep_forever()
+        while True:
+            # A request that broke off leaves gaps, and can't wait for anything itself.
+            await self._finished.wait()
+            self._finished = trio.Event()
+            await self._flush()
 
     @property
     def is_running(self) -> bool:
@@ -70,6 +75,7 @@ class Ingest(Feed):
     def finish(self) -> None:
         """End a request that `begin` has begun."""
         self._requests -= 1
+        self._finished.set()
 
     async def _flush(self) -> None:
         """Flush; one request at a time, as a context promises nothing about more."""

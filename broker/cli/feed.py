@@ -30,7 +30,9 @@ def list_feeds(
     from feeds.plugins import hidden_feeds, known_feeds
 
     types = [_about(source) for _, source in sorted(known_feeds().items())]
-    hidden = list(hidden_feeds())
+    if not as_json:
+        # Before a mistake in the configuration ends it.
+        _print_types(types, list(hidden_feeds()))
     loaded = load_settings(config)
     configured = _configured(loaded)
     if as_json:
@@ -39,7 +41,7 @@ def list_feeds(
         shown = {"types": types, "configured": configured, "configured_in": loaded.feeds_origin}
         print(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
     else:
-        _print(types, hidden, configured, loaded.feeds_origin)
+        _print_configured(configured, loaded.feeds_origin)
     return exits.FAILURE if any(each["error"] for each in configured) else exits.OK
 
 
@@ -78,11 +80,7 @@ def _configured(loaded: Loaded) -> list[dict[str, Any]]:
     ]
 
 
-def _print(
-    types: list[dict[str, Any]], hidden: list[tuple[str, str]], configured: list[dict[str, Any]], origin: str
-) -> None:
-    from broker.config.problems import show
-
+def _print_types(types: list[dict[str, Any]], hidden: list[tuple[str, str]]) -> None:
     print("Types:")
     for about in types:
         source = "" if about["from"] == "built-in" else f" (from {about['from']})"
@@ -95,6 +93,11 @@ def _print(
         print(
             f"  {name:<12} HIDDEN (from {source}): Tapecast has a feed of this name; use package.module:Class"
         )
+
+
+def _print_configured(configured: list[dict[str, Any]], origin: str) -> None:
+    from broker.config.problems import show
+
     print(f"\nConfigured ({origin}):")
     for each in configured:
         settings = ", ".join(f"{key}={show(value)}" for key, value in each["settings"].items())

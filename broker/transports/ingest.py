@@ -75,9 +75,9 @@ class IngestTransport:
             fault = await _read_body(connection, intake)
             is_whole = not fault
         finally:
-            inlet.finish()
             if not is_whole:
                 intake.abandon()
+            inlet.finish()
         await answer(stream, problem(400, "bad_body", fault) if fault else _account(inlet, intake))
 
     def _inlet_of(self, head: Head) -> Inlet | None:

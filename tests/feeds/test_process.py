@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -9,10 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 
 import feeds.process
+from broker.app import Serving, serve
+from broker.config import load_config
 from broker.core.errors import FeedError, FeedPermanentError
 from broker.core.lines import MOST_LINE_BYTES
 from broker.core.ticks import Quote
@@ -313,3 +317,39 @@ async def test_no_descriptor_is_left_open() -> None:
         await run(process("quote(1)"))
         await failure(process("sys.exit(1)"))
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+# ── in a broker ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_broker_starts_a_program_again_and_leaves_none_behind(tmp_path: Path) -> None:
+    program = (
+        PRELUDE
+        + f"""
+import pathlib
+lives = pathlib.Path({str(tmp_path / "lives")!r})
+if not lives.exists():
+    lives.touch(); quote(1); sys.exit("not this time")
+quote(os.getpid(), sym="LAB:B")
+{FOREVER}"""
+    )
+    table = {"type": "process", "command": [sys.executable, "-c", program], "venue": "LAB"}
+    config = load_config(None, {"TAPECAST_FEEDS": json.dumps([table])}, {"server.port": 0})
+    stop = trio.Event()
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+
+            async def run_broker(task_status: trio.TaskStatus[Serving]) -> None:
+                await serve(config, stop=stop, task_status=task_status)
+
+            where = await nursery.start(run_broker)
+            async with httpx.AsyncClient(base_url=where.url) as http:
+                ticks: list[Any] = []
+                while len(ticks) < 2:
+                    await trio.sleep(0.01)
+                    ticks = (await http.get("/v1/snapshot?ch=quote&symbols=LAB:*")).json()["data"]
+                [feed] = (await http.get("/v1/feeds")).json()["feeds"]
+            stop.set()
+    assert (feed["state"], feed["restarts"]) == ("live", 1)
+    assert feed["last_error"] == f"{sys.executable}: exit code 1: not this time"
+    await assert_gone(int(ticks[1]["bid"]))

@@ -18,6 +18,7 @@ from broker.core.errors import ConfigError
 from broker.core.lines import MOST_LINE_BYTES
 from broker.transports.documents import openapi
 from feeds.line_intake import MOST_ERRORS
+from tests.raw import websocket
 
 KEY, OTHER_KEY = "a-key-of-sixteen-characters", "another-key-of-as-many"
 AUTH = {"Authorization": f"Bearer {KEY}"}
@@ -269,6 +270,22 @@ async def test_body_that_breaks_off_is_told_and_its_books_are_given_up() -> None
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "kind")
         assert (await post(http, book("delta", "DESK:B"))).status_code == 200, "that was another request's"
         assert (await settled(http, 4))["ticks"] == 4
+
+
+async def test_subscribers_hear_of_a_body_that_broke_off_at_once() -> None:
+    head = (
+        f"POST /v1/ingest HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 999\r\n\r\n"
+    )
+    async with serving(DESK) as where, httpx.AsyncClient(base_url=where.url) as http:
+        stream = await trio.open_tcp_stream(where.host, where.port)
+        await stream.send_all(head.encode() + ndjson(book("snapshot")))
+        await settled(http, 1)
+        async with websocket(where.port) as ws:
+            await ws.ask("subscribe", ch="book", symbols=["DESK:A"])
+            await ws.receive_type("snapshot")
+            await stream.aclose()
+            gap = await ws.receive_type("gap")
+            assert (gap["sym"], gap["reason"]) == ("DESK:A", "feed_reset")
 
 
 async def test_nonsense_in_chunked_framing_is_told() -> None:
