@@ -37,7 +37,8 @@ class Wanted(Protocol):
     """What subscribers want of the feed's venue: canonical symbols, by channel.
 
     What nobody wants any more stays for the feed's ``linger_s``. Where the feed has not said which symbols it has,
-    subscribers may name any well-formed one: a symbol here need not exist at the venue.
+    subscribers may name any well-formed one: a symbol here need not exist at the venue. A feed that brings only what is
+    wanted may be mute for a good reason, so it has no ``stale_after_s``.
     """
 
     def symbols(self, *channels: Channel) -> frozenset[str]:

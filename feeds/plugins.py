@@ -20,7 +20,8 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
@@ -62,7 +63,9 @@ class Source:
             PluginError: it can't be used.
         """
         try:
-            found = self._load()
+            # What is printed here may be read by a program.
+            with redirect_stdout(sys.stderr):
+                found = self._load()
         except PluginError:
             raise
         except (Exception, SystemExit) as exc:
@@ -154,6 +157,8 @@ def _fault(made: Feed) -> str:
         if type(made).__module__.startswith("feeds.") and venue is not None:
             return ""
         return f"venue = {venue!r:.80}: must be 1 to 32 capital letters, digits and _, like 'SIM'"
+    if symbols is not None and (isinstance(symbols, str) or not isinstance(symbols, Collection)):
+        return f"symbols: {symbols!r:.80} must be a list, or None"
     for symbol in symbols or ():
         if not isinstance(symbol, str) or not is_symbol(symbol) or venue_of(symbol) != venue:
             return f"symbols: {symbol!r:.80} is not {venue}:SYMBOL, upper case"

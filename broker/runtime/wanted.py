@@ -15,6 +15,8 @@ from broker.core.demand import EVERYTHING, Demand
 from broker.core.ticks import CHANNELS, Channel
 
 _Key = tuple[Channel, str]
+#: What may linger: clients can name symbols that no venue has, again and again.
+MOST_LINGERING = 10_000
 
 
 class Wanted:
@@ -25,7 +27,7 @@ class Wanted:
         self._demand = demand
         self._declared = tuple(declared or ())
         self._linger_s = linger_s
-        #: Until when something is still wanted that nobody asks for.
+        #: Until when something is still wanted that nobody asks for, the next to end first.
         self._until: dict[_Key, float] = {}
         self._seen: frozenset[_Key] = frozenset()
         self._changed = trio.Event()
@@ -70,4 +72,6 @@ class Wanted:
             self._until.pop((ch, sym), None)
         else:
             self._until[ch, sym] = trio.current_time() + self._linger_s
+            if len(self._until) > MOST_LINGERING:
+                del self._until[next(iter(self._until))]
         self._changed.set()

@@ -150,6 +150,14 @@ def test_only_symbols_that_were_named_may_come_where_some_were() -> None:
     assert "none of the 2 symbols" in str(refused(line(QUOTE, sym="LAB:C"), lines))
 
 
+def test_symbols_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.core.tick_lines.MOST_SYMBOLS", 2)
+    lines = TickLines("LAB")
+    for name in ("A", "B", "A"):
+        lines.parse(line(QUOTE, sym=f"LAB:{name}"), 5, 1)
+    assert "is one more than 2 symbols" in str(refused(line(QUOTE, sym="LAB:C"), lines))
+
+
 # ── books ────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -82,6 +82,8 @@ BROKEN_WHEN_MADE = {
     ),
     "no_venue": (GOOD.replace('venue = "LAB"', ""), "venue = None"),
     "symbols": (GOOD.replace('["LAB:A"]', '["A"]'), "symbols: 'A' is not LAB:SYMBOL"),
+    "text": (GOOD.replace('["LAB:A"]', '"LAB:A"'), "symbols: 'LAB:A' must be a list, or None"),
+    "iterator": (GOOD.replace('["LAB:A"]', 'iter(["LAB:A"])'), "must be a list, or None"),
     "foreign": (GOOD.replace('["LAB:A"]', '["OTHER:A"]'), "symbols: 'OTHER:A' is not LAB:SYMBOL"),
 }
 
@@ -330,6 +332,16 @@ def test_feed_list_says_what_is_there_where_from_and_whether_it_loads(
         ("mine", BROKEN["raises"][1]),
         ("lab", None),
     ]
+
+
+def test_plug_in_that_prints_does_not_spoil_the_json(
+    install: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("lab", "print('hello')\n" + GOOD)
+    assert main(["feed", "list", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "lab" in [each["type"] for each in orjson.loads(captured.out)["types"]]
+    assert "hello" in captured.err
 
 
 def test_config_check_does_not_pass_over_a_broken_feed(

@@ -6,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 
+import broker.runtime.wanted as wanted_module
 from broker.core.demand import Demand
 from broker.core.ticks import Channel
 from broker.runtime.wanted import Wanted
@@ -202,3 +203,15 @@ async def test_nothing_is_told_with_a_tick(market: Market) -> None:
     assert told == []
     market.quotes(B)
     assert told == [("quote", B, True)], "only that the pattern takes in a new symbol"
+
+
+async def test_made_up_symbols_do_not_linger_without_a_bound(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wanted_module, "MOST_LINGERING", 3)
+    wanted = wanted_of(market, "OTHER")
+    client = Client(market)
+    for number in range(10):
+        sub = client.subscribe("quote", f"OTHER:X{number}")["sub"]
+        client.request("unsubscribe", sub=sub)
+    assert wanted.symbols() == {"OTHER:X7", "OTHER:X8", "OTHER:X9"}
