@@ -8,7 +8,6 @@ budget of 6000 a minute, of which a snapshot of 1000 levels takes 50.
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import Literal
 
 import msgspec
@@ -19,25 +18,25 @@ from broker.core.errors import FeedError
 from feeds.base import FeedContext, VenueSocket
 from feeds.binance_frames import BinanceParser, split_symbol
 from feeds.frames import canonical
-from feeds.venue import VenueFeed, VenueOptions, VenueParser, checked_url, hand_over
+from feeds.rest_snapshots import RestSnapshots
+from feeds.venue import VenueFeed, VenueOptions, VenueParser, checked_url
 
 _STREAMS = {"quote": "bookTicker", "trade": "trade", "book": "depth@100ms"}
 _MAX_STREAMS = 1024
 #: Servers refuse longer request lines; with more streams than fit they are subscribed to by message.
 _MAX_URL = 4000
 _STREAMS_PER_MESSAGE = 200
-#: Snapshots fetched at once, and how long each holds its place where so many symbols would spend the budget.
-_FETCHES = 4
+#: How long a fetched snapshot holds its place where so many symbols would spend the budget: 120 of them a minute.
 _PACE_S = 2.0
 _UNPACED_SYMBOLS = 100
-_RETRY_S = 1.0
-_MAX_RETRY_S = 30.0
 
 
 class Binance(VenueFeed):
     """Binance spot, live."""
 
     venue = "BINANCE"
+    #: Path of a snapshot at the REST server.
+    depth_path = "/api/v3/depth"
 
     class Options(VenueOptions):
         """Keys of a feed of the type ``binance``."""
@@ -97,6 +96,10 @@ class Binance(VenueFeed):
         ]
         return [msgspec.json.encode(request).decode() for request in requests]
 
+    def snapshot_url(self, native: str) -> str:
+        """Return where the snapshot of a symbol's book is."""
+        return f"{self.options.rest_url}{self.depth_path}?symbol={native}&limit=1000"
+
     def new_parser(self) -> BinanceParser:
         """See `VenueFeed.new_parser`."""
         return BinanceParser(self.venue, self._names)
@@ -106,7 +109,7 @@ class Binance(VenueFeed):
         failure: FeedError | None = None
         async with trio.open_nursery() as nursery:
             pace_s = _PACE_S if len(self._names) > _UNPACED_SYMBOLS else 0.0
-            self._snapshots = _Snapshots(ctx, nursery, self, pace_s)
+            self._snapshots = RestSnapshots(ctx, nursery, self.snapshot_url, self.flush, pace_s=pace_s)
             # Caught in here, as a nursery would wrap it in a group.
             try:
                 await super().run(ctx)
@@ -129,42 +132,3 @@ class Binance(VenueFeed):
 def native_names(symbols: tuple[str, ...]) -> dict[str, str]:
     """Map the venue's spelling to ours: ``BTCUSDT`` to ``BTC-USDT``, whichever of the two was given."""
     return {name.replace("-", ""): name if "-" in name else split_symbol(name) for name in symbols}
-
-
-class _Snapshots:
-    """Fetches snapshots for one connection: each symbol once at a time, a few symbols at once."""
-
-    def __init__(self, ctx: FeedContext, nursery: trio.Nursery, feed: Binance, pace_s: float) -> None:
-        self._ctx = ctx
-        self._nursery = nursery
-        self._feed = feed
-        self._pace_s = pace_s
-        self._limit = trio.CapacityLimiter(_FETCHES)
-        self._under_way: set[str] = set()
-
-    def fetch(self, native: str, parser: BinanceParser) -> None:
-        """Fetch a symbol's snapshot until the parser wants it no more; does nothing if that is under way."""
-        if native not in self._under_way:
-            self._under_way.add(native)
-            self._nursery.start_soon(self._fetch, native, parser)
-
-    async def _fetch(self, native: str, parser: BinanceParser) -> None:
-        retry_s = _RETRY_S
-        while parser.wants_snapshot(native):
-            async with self._limit:
-                await self._fetch_once(native, parser)
-                await trio.sleep(self._pace_s)
-            if parser.wants_snapshot(native):
-                await trio.sleep(retry_s)
-                retry_s = min(2 * retry_s, _MAX_RETRY_S)
-        self._under_way.discard(native)
-
-    async def _fetch_once(self, native: str, parser: BinanceParser) -> None:
-        url = f"{self._feed.options.rest_url}/api/v3/depth?symbol={native}&limit=1000"
-        try:
-            body = await self._ctx.get_body(url)
-        except FeedError as error:
-            self._ctx.log.warning("snapshot_failed", symbol=native, error=str(error))
-            return
-        hand_over(self._ctx, parser, partial(parser.parse_snapshot, native, body, self._ctx.time_ns()))
-        await self._feed.flush(self._ctx)

@@ -1,0 +1,88 @@
+"""Fetching snapshots of books by REST, for venues whose stream brings only what changes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Protocol
+
+import trio
+
+from broker.core.errors import FeedError
+from broker.core.ticks import Tick
+from feeds.base import FeedContext
+from feeds.venue import VenueParser, hand_over
+
+#: Snapshots fetched at once.
+_FETCHES = 4
+_RETRY_S = 1.0
+_MAX_RETRY_S = 30.0
+
+
+class SnapshotParser(VenueParser, Protocol):
+    """A parser whose books begin with the body of an HTTP answer."""
+
+    def parse_snapshot(self, native: str, body: str | bytes, rts: int) -> list[Tick]:
+        """Take a snapshot of one of the venue's symbols; return what can be served by now."""
+
+    def wants_snapshot(self, native: str) -> bool:
+        """Tell whether the book of this symbol waits for a snapshot."""
+
+
+class RestSnapshots:
+    """Fetches snapshots for one connection: each symbol once at a time, a few symbols at once.
+
+    What fails, or is too old, is asked for again after 1 s, and each further time after twice as long, up to 30 s.
+    """
+
+    def __init__(
+        self,
+        ctx: FeedContext,
+        nursery: trio.Nursery,
+        url_of: Callable[[str], str],
+        flush: Callable[[FeedContext], Awaitable[None]],
+        *,
+        pace_s: float = 0.0,
+    ) -> None:
+        """Fetch nothing yet.
+
+        Args:
+            ctx: gets the ticks, and makes the requests.
+            nursery: the fetching tasks live in it.
+            url_of: the URL of a symbol's snapshot, in the venue's spelling.
+            flush: flushes the context, one task at a time.
+            pace_s: how long each fetch keeps its place after its answer, where the venue's budget is short.
+        """
+        self._ctx = ctx
+        self._nursery = nursery
+        self._url_of = url_of
+        self._flush = flush
+        self._pace_s = pace_s
+        self._limit = trio.CapacityLimiter(_FETCHES)
+        self._under_way: set[str] = set()
+
+    def fetch(self, native: str, parser: SnapshotParser) -> None:
+        """Fetch a symbol's snapshot until the parser wants it no more; does nothing if that is under way."""
+        if native not in self._under_way:
+            self._under_way.add(native)
+            self._nursery.start_soon(self._fetch, native, parser)
+
+    async def _fetch(self, native: str, parser: SnapshotParser) -> None:
+        retry_s = _RETRY_S
+        while parser.wants_snapshot(native):
+            async with self._limit:
+                await self._fetch_once(native, parser)
+                await trio.sleep(self._pace_s)
+            if parser.wants_snapshot(native):
+                await trio.sleep(retry_s)
+                retry_s = min(2 * retry_s, _MAX_RETRY_S)
+        self._under_way.discard(native)
+
+    async def _fetch_once(self, native: str, parser: SnapshotParser) -> None:
+        try:
+            body = await self._ctx.get_body(self._url_of(native))
+        except FeedError as error:
+            self._ctx.log.warning("snapshot_failed", symbol=native, error=str(error))
+            return
+        hand_over(self._ctx, parser, partial(parser.parse_snapshot, native, body, self._ctx.time_ns()))
+        await self._flush(self._ctx)
