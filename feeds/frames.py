@@ -42,6 +42,12 @@ def decode(decoder: msgspec.json.Decoder[T], frame: str | bytes) -> T:
         raise FrameError(str(error), frame) from None
 
 
+def is_part_of_object(text: str) -> bool:
+    """Tell whether a text that is no JSON may once have been an object: it begins, or ends, like one."""
+    stripped = text.strip()
+    return stripped.startswith("{") or stripped.endswith("}")
+
+
 def check_decimals(*texts: str) -> None:
     """Raise `FrameError` unless each text is an unsigned decimal number."""
     if not texts:

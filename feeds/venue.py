@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import trio
 from pydantic import Field, field_validator
@@ -103,9 +103,15 @@ def hand_over(ctx: FeedContext, parser: VenueParser, ticks: Callable[[], list[Ti
 
 
 class VenueFeed(Feed):
-    """A venue over one WebSocket; a subclass says which."""
+    """A venue over one WebSocket; a subclass says which.
+
+    Attributes:
+        silence_s: a venue that sends something at least so often, whatever the market does, is given up when it
+            doesn't; ``None``: it may be silent.
+    """
 
     symbols: Sequence[str]
+    silence_s: ClassVar[float | None] = None
 
     def __init__(self, options: VenueOptions) -> None:
         self.options = options
@@ -131,10 +137,19 @@ class VenueFeed(Feed):
                 await socket.send(frame)
             parser = self.new_parser()
             while True:
-                received = await socket.receive()
+                received = await self._receive(socket)
                 hand_over(ctx, parser, partial(parser.parse, received, ctx.time_ns()))
                 await self.after_frame(socket, parser)
                 await self.flush(ctx)
+
+    async def _receive(self, socket: VenueSocket) -> str | bytes:
+        if self.silence_s is None:
+            return await socket.receive()
+        with trio.move_on_after(self.silence_s):
+            return await socket.receive()
+        raise FeedError(
+            f"{self.stream_url()}: nothing has come for {self.silence_s:g} s, not even a heartbeat"
+        )
 
     async def flush(self, ctx: FeedContext) -> None:
         """Flush what was published; one task at a time, as a context promises nothing about more."""

@@ -1,0 +1,140 @@
+"""Bitstamp: trades, books, and quotes from the top of the books, with snapshots of the books by REST.
+
+Source: see `feeds.bitstamp_frames` for the frames and `feeds.bitstamp_depth` for how a book is joined. Limits of the
+venue that show here (https://www.bitstamp.net/websocket/v2/ and /api/, from search excerpts, 2026-11-21):
+
+* 1024 subscriptions a connection, each in a frame of its own of at most 512 bytes; a connection lives for at most
+  90 days, and ends a few seconds after ``bts:request_reconnect``, so we leave when it comes.
+* ``bts:heartbeat`` is answered: that tells a quiet market from a connection that is dead.
+* 400 REST requests a second, and 10,000 in ten minutes.
+
+Without the venue itself it can't be checked how old its REST answers may be, and which words its errors have: a
+pair that it does not know may just stay silent, and then its snapshot fails with HTTP 404 in the log.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+import trio
+from pydantic import field_validator, model_validator
+
+from broker.core.errors import FeedError
+from feeds.asking import Asking
+from feeds.base import FeedContext, VenueSocket
+from feeds.bitstamp_frames import BitstampParser, native_of
+from feeds.frames import canonical
+from feeds.rest_snapshots import RestSnapshots
+from feeds.venue import VenueFeed, VenueOptions, VenueParser, checked_url
+
+_MAX_SUBSCRIPTIONS = 1024
+_HEARTBEAT_S = 20.0
+_HEARTBEAT = '{"event":"bts:heartbeat"}'
+_PAIR = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{2,10}(-PERP)?")
+
+
+class Bitstamp(VenueFeed):
+    """Bitstamp, live."""
+
+    venue = "BITSTAMP"
+    silence_s = 3 * _HEARTBEAT_S
+
+    class Options(VenueOptions):
+        """Keys of a feed of the type ``bitstamp``."""
+
+        type: Literal["bitstamp"] = "bitstamp"
+        url: str = "wss://ws.bitstamp.net"
+        rest_url: str = "https://www.bitstamp.net"
+
+        @field_validator("symbols")
+        @classmethod
+        def _are_pairs(cls, symbols: tuple[str, ...]) -> tuple[str, ...]:
+            for symbol in symbols:
+                if _PAIR.fullmatch(symbol) is None:
+                    raise ValueError(f"{symbol!r} is no pair of Bitstamp: write it like 'BTC-USD'")
+            if len({native_of(symbol) for symbol in symbols}) < len(symbols):
+                raise ValueError("two of the symbols are the same pair to the venue, which writes no dash")
+            return symbols
+
+        @field_validator("rest_url")
+        @classmethod
+        def _is_http(cls, url: str) -> str:
+            return checked_url(url, "http://", "https://")
+
+        @model_validator(mode="after")
+        def _fit_one_connection(self) -> Bitstamp.Options:
+            count = len(self.symbols) * len(_venue_channels(self))
+            if count > _MAX_SUBSCRIPTIONS:
+                raise ValueError(
+                    f"{len(self.symbols)} symbols are {count} subscriptions, and the venue allows "
+                    f"{_MAX_SUBSCRIPTIONS} a connection: split them over several feeds"
+                )
+            return self
+
+    options: Options
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._names = {native_of(symbol): symbol for symbol in options.symbols}
+        self.symbols = [canonical(self.venue, symbol) for symbol in options.symbols]
+
+    def subscribe_frames(self) -> list[str]:
+        """See `VenueFeed.subscribe_frames`."""
+        return [
+            msgspec.json.encode({"event": "bts:subscribe", "data": {"channel": prefix + native}}).decode()
+            for native in self._names
+            for prefix in _venue_channels(self.options)
+        ]
+
+    def new_parser(self) -> BitstampParser:
+        """See `VenueFeed.new_parser`."""
+        return BitstampParser(self.venue, self._names, self.options.channels)
+
+    def snapshot_url(self, native: str) -> str:
+        """Return where the snapshot of a pair's book is."""
+        return f"{self.options.rest_url}/api/v2/order_book/{native}/"
+
+    async def run(self, ctx: FeedContext) -> None:
+        """See `VenueFeed.run`; fetches the snapshots and sends heartbeats beside it."""
+        failure: FeedError | None = None
+        self._asking = Asking()
+        self._is_beating = False
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._snapshots = RestSnapshots(ctx, nursery, self.snapshot_url, self.flush)
+            # Caught in here, as a nursery would wrap it in a group.
+            try:
+                await super().run(ctx)
+            except FeedError as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def after_frame(self, socket: VenueSocket, parser: VenueParser) -> None:
+        """Start to fetch the snapshots that the frame made necessary."""
+        assert isinstance(parser, BitstampParser)
+        if not self._is_beating:
+            self._is_beating = True
+            self._nursery.start_soon(_beat, socket)
+        for native in parser.take_broken():
+            self._asking.ask(native, trio.current_time())
+        for native in parser.take_wanted():
+            self._snapshots.fetch(native, parser)
+
+
+async def _beat(socket: VenueSocket) -> None:
+    """Ask for a sign of life now and then; that the connection has ended is for the reader to tell."""
+    while True:
+        await trio.sleep(_HEARTBEAT_S)
+        try:
+            await socket.send(_HEARTBEAT)
+        except FeedError:
+            return
+
+
+def _venue_channels(options: VenueOptions) -> list[str]:
+    books = ["diff_order_book_"] if {"book", "quote"}.intersection(options.channels) else []
+    return books + (["live_trades_"] if "trade" in options.channels else [])
