@@ -1,0 +1,85 @@
+"""Gemini: trades, books, and quotes from the top of the books, of its market data, version 2.
+
+Source: see `feeds.gemini_frames`. A subscription begins with the whole book; a book that broke is subscribed to
+anew on the same connection. The venue sends a heartbeat every 5 s (recorded in 2021).
+
+Without the venue itself it can't be checked that it answers a second subscription on the same connection with
+a whole book (if it doesn't within 30 s, the connection is given up, and the next one begins with one), whether a
+level 2 frame ever has a ``socket_sequence``, and which words its errors have.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+import trio
+from pydantic import field_validator
+
+from feeds.asking import Asking
+from feeds.base import FeedContext, VenueSocket
+from feeds.frames import canonical
+from feeds.gemini_frames import GeminiParser, native_of
+from feeds.venue import VenueFeed, VenueOptions, VenueParser
+
+_PAIR = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{3,5}(-PERP)?")
+
+
+class Gemini(VenueFeed):
+    """Gemini, live."""
+
+    venue = "GEMINI"
+    silence_s = 30.0
+
+    class Options(VenueOptions):
+        """Keys of a feed of the type ``gemini``."""
+
+        type: Literal["gemini"] = "gemini"
+        url: str = "wss://api.gemini.com/v2/marketdata"
+
+        @field_validator("symbols")
+        @classmethod
+        def _are_pairs(cls, symbols: tuple[str, ...]) -> tuple[str, ...]:
+            for symbol in symbols:
+                if _PAIR.fullmatch(symbol) is None:
+                    raise ValueError(f"{symbol!r} is no symbol of Gemini: write it like 'BTC-USD'")
+            if len({native_of(symbol) for symbol in symbols}) < len(symbols):
+                raise ValueError("two of the symbols are the same to the venue, which writes no dash")
+            return symbols
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._names = {native_of(symbol): symbol for symbol in options.symbols}
+        self.symbols = [canonical(self.venue, symbol) for symbol in options.symbols]
+        self._asking = Asking()
+
+    def subscribe_frames(self) -> list[str]:
+        """See `VenueFeed.subscribe_frames`."""
+        return [_request("subscribe", list(self._names))]
+
+    def new_parser(self) -> GeminiParser:
+        """See `VenueFeed.new_parser`."""
+        return GeminiParser(self.venue, self._names, self.options.channels)
+
+    async def run(self, ctx: FeedContext) -> None:
+        """See `VenueFeed.run`."""
+        self._asking = Asking()
+        await super().run(ctx)
+
+    async def after_frame(self, socket: VenueSocket, parser: VenueParser) -> None:
+        """Ask for books that broke: a new subscription begins with a whole one."""
+        assert isinstance(parser, GeminiParser)
+        if set(self.options.channels) == {"trade"}:
+            return
+        now = trio.current_time()
+        for native in sorted(parser.take_lost().intersection(self._names)):
+            self._asking.ask(native, now)
+            for verb in ("unsubscribe", "subscribe"):
+                await socket.send(_request(verb, [native]))
+        self._asking.check(parser.broken, now)
+
+
+def _request(verb: str, natives: list[str]) -> str:
+    request = {"type": verb, "subscriptions": [{"name": "l2", "symbols": natives}]}
+    return msgspec.json.encode(request).decode()
