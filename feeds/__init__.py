@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from feeds.base import Feed
 from feeds.binance import Binance
+from feeds.binance_usdm import BinanceUsdm
+from feeds.bitstamp import Bitstamp
 from feeds.coinbase import Coinbase
+from feeds.coinbase_advanced import CoinbaseAdvanced
+from feeds.gemini import Gemini
 from feeds.ingest import Ingest
 from feeds.process import Process
 from feeds.replay import Replay
@@ -15,9 +19,13 @@ FEEDS: dict[str, type[Feed]] = {
     "simulated": Simulated,
     "replay": Replay,
     "coinbase": Coinbase,
+    "coinbase_advanced": CoinbaseAdvanced,
     "binance": Binance,
     "process": Process,
     "ingest": Ingest,
+    "binance_usdm": BinanceUsdm,
+    "bitstamp": Bitstamp,
+    "gemini": Gemini,
 }
 
 __all__ = ["FEEDS", "Feed"]

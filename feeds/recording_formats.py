@@ -11,15 +11,25 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from feeds.binance_frames import BinanceParser
+from feeds.bitstamp_frames import BitstampParser
 from feeds.coinbase import CoinbaseParser
+from feeds.coinbase_advanced_frames import CoinbaseAdvancedParser
+from feeds.gemini_frames import GeminiParser
 from feeds.own_ticks import OwnTicksParser
 from feeds.recordings import Record, read_file
 from feeds.venue import VenueParser
 
-Format = Literal["coinbase", "binance", "ticks"]
+Format = Literal["coinbase", "coinbase_advanced", "binance", "bitstamp", "gemini", "ticks"]
 
 #: What ticks of each format are called, where the recording doesn't say.
-DEFAULT_VENUES: dict[Format, str] = {"coinbase": "COINBASE", "binance": "BINANCE", "ticks": "REPLAY"}
+DEFAULT_VENUES: dict[Format, str] = {
+    "coinbase": "COINBASE",
+    "coinbase_advanced": "COINBASE",
+    "binance": "BINANCE",
+    "bitstamp": "BITSTAMP",
+    "gemini": "GEMINI",
+    "ticks": "REPLAY",
+}
 #: Perpetuals and futures are other instruments than the spot pairs of the same name.
 FUTURES_VENUE = "BINANCE_USDM"
 
@@ -32,6 +42,11 @@ _BINANCE = re.compile(
     rb'"stream"\s*:\s*"[^"]*@|"e"\s*:\s*"(?:depthUpdate|trade|aggTrade|bookTicker)"|"lastUpdateId"'
 )
 _BINANCE_FUTURES = re.compile(rb'"pu"\s*:|"e"\s*:\s*"bookTicker"|"X"\s*:|"lastUpdateId"\s*:\s*\d+\s*,\s*"E"')
+_ADVANCED = re.compile(
+    rb'"channel"\s*:\s*"(?:l2_data|market_trades|ticker|heartbeats|subscriptions|candles)"'
+)
+_BITSTAMP = re.compile(rb'"channel"\s*:\s*"(?:(?:diff_|detail_)?order_book|live_trades|live_orders)_[a-z0-9]')
+_GEMINI = re.compile(rb'"type"\s*:\s*"l2_updates"|"event_id"\s*:\s*\d+\s*,\s*"timestamp"')
 _OURS = re.compile(rb'"type"\s*:\s*"(?:welcome|ack|snapshot|update|heartbeat|gap|notice)"')
 _OUR_SYMBOL = re.compile(rb'"sym"\s*:\s*"([A-Z0-9][A-Z0-9_]*):')
 
@@ -48,7 +63,10 @@ def new_parser(form: Format, venue: str, *, is_override: bool) -> VenueParser:
     """Return a parser for one recorded connection; ``is_override``: the venue isn't the recording's own."""
     parsers: dict[Format, Callable[[], VenueParser]] = {
         "coinbase": lambda: CoinbaseParser(venue),
+        "coinbase_advanced": lambda: CoinbaseAdvancedParser(venue),
         "binance": lambda: BinanceParser(venue),
+        "bitstamp": lambda: BitstampParser(venue),
+        "gemini": lambda: GeminiParser(venue),
         "ticks": lambda: OwnTicksParser(venue if is_override else None),
     }
     return parsers[form]()
@@ -87,10 +105,17 @@ def origin_of(record: Record) -> Origin | None:
 
 def _origin_of_frame(frame: bytes) -> Origin | None:
     head = frame[:_HEAD]
+    # Inside, these frames look like those of the Exchange.
+    if b'"sequence_num"' in head + frame[-_HEAD:] and _ADVANCED.search(head + frame[-_HEAD:]):
+        return Origin("coinbase_advanced", "COINBASE")
     if _COINBASE.search(head) and b'"product_id' in head + frame[-_HEAD:]:
         return Origin("coinbase", "COINBASE")
     if _BINANCE.search(head):
         return Origin("binance", FUTURES_VENUE if _BINANCE_FUTURES.search(head) else "BINANCE")
+    if _BITSTAMP.search(head + frame[-_HEAD:]):
+        return Origin("bitstamp", "BITSTAMP")
+    if _GEMINI.search(head):
+        return Origin("gemini", "GEMINI")
     return None
 
 
@@ -105,8 +130,13 @@ def _origin_of_url(url: str) -> Origin | None:
         host = urlsplit(url).hostname or ""
     except ValueError:
         return None
+    if host.startswith("advanced-trade-ws.") and "coinbase" in host:
+        return Origin("coinbase_advanced", "COINBASE")
     if "coinbase" in host:
         return Origin("coinbase", "COINBASE")
     if "binance" in host:
         return Origin("binance", FUTURES_VENUE if host.startswith("f") else "BINANCE")
+    for venue in ("bitstamp", "gemini"):
+        if venue in host:
+            return Origin(venue, venue.upper())
     return Origin(None, host) if host else None

@@ -41,7 +41,7 @@ class Replay(Feed):
         type: Literal["replay"] = "replay"
         #: A file, a folder (all its files) or a glob; several files are merged by time. Gzip is recognised.
         path: Annotated[str, Field(min_length=1)]
-        format: Literal["auto", "coinbase", "binance", "ticks"] = "auto"
+        format: Literal["auto", Format] = "auto"
         #: Times the recorded speed, or ``"max"``: as fast as the broker takes it.
         speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["max"] = 1.0
         #: Begin again at the end.

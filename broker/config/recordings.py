@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from broker.config.problems import did_you_mean, reason, show
 from broker.core.ticks import CHANNELS, Channel, is_symbol
 from broker.core.topics import parse_pattern
+from feeds.recording_formats import Format
 
 MEBIBYTE = 1 << 20
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\z"
@@ -53,7 +54,7 @@ class FeedOptions(RecordingOptions):
     """Recorded venue traffic, or saved NDJSON: what a feed of the type ``replay`` reads."""
 
     type: Literal["replay"] = "replay"
-    format: Literal["auto", "coinbase", "binance", "ticks"] = "auto"
+    format: Literal["auto", Format] = "auto"
     venue: Annotated[str, Field(pattern=_VENUE)] | None = None
 
 

@@ -112,10 +112,52 @@ def test_path_may_be_a_file_a_folder_or_a_glob(tmp_path: Path) -> None:
         ("binance-spot-2021-10-12/BINANCE.http.0.0.gz", Origin("binance", "BINANCE")),
         ("binance-usdm/btcusdt-2024-08-08.first20000.frames.gz", Origin("binance", "BINANCE_USDM")),
         ("kraken-v1-2021-04-17/KRAKEN.ws.48.0.gz", Origin(None, "ws.kraken.com")),
-        ("gemini-2021-06-24/GEMINI.ws.1.0.gz", Origin(None, "api.gemini.com")),
-        ("bitstamp-2022-01-05/BITSTAMP.ws.1.0.gz", Origin(None, "ws.bitstamp.net")),
+        ("gemini-2021-06-24/GEMINI.ws.1.0.gz", Origin("gemini", "GEMINI")),
+        ("bitstamp-2022-01-05/BITSTAMP.ws.1.0.gz", Origin("bitstamp", "BITSTAMP")),
+        ("gemini-2021-06-24/GEMINI.0.gz", Origin("gemini", "GEMINI")),
+        ("bitstamp-2022-01-05/BITSTAMP.http.0.0.gz", Origin("bitstamp", "BITSTAMP")),
         ("hyperliquid/btcusd-2025-01-26.frames.gz", None),
     ],
 )
 def test_recording_shows_whose_it_is(name: str, origin: Origin | None) -> None:
     assert origin_of_file(recording(name)) == origin
+
+
+@pytest.mark.parametrize(
+    ("frame", "origin"),
+    [
+        (
+            b'{"data":{"timestamp":"1","microtimestamp":"1000000","bids":[%s],"asks":[]},'
+            b'"channel":"diff_order_book_btcusd","event":"data"}' % b",".join([b'["1.00","2.00"]'] * 1000),
+            Origin("bitstamp", "BITSTAMP"),
+        ),
+        (b'{"type":"l2_updates","symbol":"BTCUSD","changes":[]}', Origin("gemini", "GEMINI")),
+        (
+            b'{"type":"trade","symbol":"BTCUSD","event_id":1,"timestamp":2,"price":"1","quantity":"1","side":"buy"}',
+            Origin("gemini", "GEMINI"),
+        ),
+        (
+            b'{"channel":"l2_data","client_id":"","timestamp":"2026-01-01T00:00:00Z","sequence_num":1,"events":'
+            b'[{"type":"snapshot","product_id":"BTC-USD","updates":[]}]}',
+            Origin("coinbase_advanced", "COINBASE"),
+        ),
+        (b'{"type":"heartbeat","timestamp":1624493666869}', None),
+    ],
+)
+def test_frame_alone_shows_whose_it_is(tmp_path: Path, frame: bytes, origin: Origin | None) -> None:
+    (tmp_path / "file").write_bytes(b"%d %s\n" % (NS, frame))
+    assert origin_of_file(tmp_path / "file") == origin
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("wss://advanced-trade-ws.coinbase.com", Origin("coinbase_advanced", "COINBASE")),
+        ("wss://ws-feed.exchange.coinbase.com", Origin("coinbase", "COINBASE")),
+        ("wss://api.gemini.com/v2/marketdata", Origin("gemini", "GEMINI")),
+        ("wss://ws.bitstamp.net", Origin("bitstamp", "BITSTAMP")),
+    ],
+)
+def test_url_alone_shows_whose_it_is(tmp_path: Path, url: str, origin: Origin) -> None:
+    (tmp_path / "file").write_text(f"{url} <-> 1633998512.5\n")
+    assert origin_of_file(tmp_path / "file") == origin
