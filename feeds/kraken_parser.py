@@ -1,0 +1,170 @@
+"""What the parsers of Kraken's two APIs share: the books of one connection, and what becomes of bad frames. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
+from typing import Literal
+
+from broker.core.errors import FrameError
+from broker.core.ticks import Book, Channel, Level, Tick
+from feeds.frames import check_decimals
+from feeds.kraken_book import KrakenBook
+from feeds.kraken_names import symbol_of
+from feeds.venue import VenueParser, VenueRefused
+
+_WRONG = re.compile(
+    r"\bpairs?\b|symbol|depth|not supported|unsupported|not found|invalid|malformed|must be", re.IGNORECASE
+)
+_BUSY = re.compile(
+    r"\brate\b|exceeded|too many|try again|unavailable|busy|internal|timeout|maintenance|already subscribed",
+    re.IGNORECASE,
+)
+
+
+def refusal(text: str | None, pair: str | None) -> VenueRefused:
+    """Make the venue's error message an exception.
+
+    It is permanent where it is about what was asked for (``Currency pair not supported FOO/USD``, ``Subscription
+    depth not supported``), and passing where it is about the moment (``Exceeded msg rate``, ``Service:Unavailable``).
+    """
+    said = text or "an error without a text"
+    of = f" ({pair[:40]})" if pair and pair not in said else ""
+    is_permanent = _WRONG.search(said) is not None and _BUSY.search(said) is None
+    return VenueRefused(f"the venue says: {said[:300]}{of}", permanent=is_permanent)
+
+
+class KrakenParser(VenueParser):
+    """The frames of one connection; a subclass knows their shape.
+
+    Args:
+        venue: the part before the colon of every symbol.
+        symbols: what was subscribed to, if it is known: frames of others are refused.
+    """
+
+    def __init__(self, venue: str = "KRAKEN", symbols: Collection[str] | None = None) -> None:
+        self._venue = venue
+        self._symbols = None if symbols is None else frozenset(symbols)
+        self._books: dict[str, KrakenBook] = {}
+        self._lost: set[str] = set()
+        self._gaps: list[tuple[Channel, str]] = []
+
+    def parse(self, frame: str | bytes, rts: int) -> list[Tick]:
+        """See `VenueParser.parse`."""
+        try:
+            return self._ticks(frame, rts)
+        except FrameError as error:
+            if not isinstance(error, VenueRefused):
+                text = frame if isinstance(frame, str) else frame.decode("utf-8", "replace")
+                for symbol in self._suspects(text):
+                    self._break(symbol)
+            error.frame = frame[:512]
+            raise
+
+    def parse_body(self, url: str, body: str | bytes, rts: int) -> list[Tick]:
+        """Return nothing: this venue sends its snapshots over the WebSocket."""
+        return []
+
+    def reset(self) -> None:
+        """See `VenueParser.reset`."""
+        for symbol in sorted(self._books):
+            self._break(symbol)
+        self._lost.clear()
+
+    def take_gaps(self) -> list[tuple[Channel, str]]:
+        """See `VenueParser.take_gaps`."""
+        gaps, self._gaps = self._gaps, []
+        return gaps
+
+    def take_lost(self) -> set[str]:
+        """Return the symbols whose book has to be asked for again, and forget them."""
+        lost, self._lost = self._lost, set()
+        return lost
+
+    def is_live(self, symbol: str) -> bool:
+        """Tell whether the book of a symbol is whole and served."""
+        return symbol in self._books
+
+    def _ticks(self, frame: str | bytes, rts: int) -> list[Tick]:
+        """Return the ticks of one frame; raises nothing but `FrameError`."""
+        raise NotImplementedError
+
+    def _suspects(self, text: str) -> Iterable[str]:
+        """Return the symbols whose book an unreadable frame may have changed."""
+        raise NotImplementedError
+
+    def _all_books(self) -> list[str]:
+        return sorted(self._books)
+
+    def _snapshot(
+        self, symbol: str, depth: int, bids: Sequence[Level], asks: Sequence[Level], checksum: int | None
+    ) -> tuple[list[Level], list[Level]]:
+        """Begin a book; return what is served of it.
+
+        Raises:
+            FrameError: a level is no number, or the checksum is another; the book is not served.
+        """
+        check_decimals(*chain.from_iterable(bids), *chain.from_iterable(asks))
+        book = KrakenBook(depth, bids, asks)
+        self._check(symbol, book, checksum)
+        self._books[symbol] = book
+        self._lost.discard(symbol)
+        bids, asks = book.levels
+        return bids.copy(), asks.copy()
+
+    def _update(
+        self, symbol: str, bids: Sequence[Level], asks: Sequence[Level], checksum: int | None
+    ) -> tuple[list[Level], list[Level]]:
+        """Change a book; return what is served of it: nothing, if there has been no snapshot.
+
+        Raises:
+            FrameError: a level is no number, or the checksum is another; the book is served no more.
+        """
+        check_decimals(*chain.from_iterable(bids), *chain.from_iterable(asks))
+        book = self._books.get(symbol)
+        if book is None:
+            return [], []
+        changes = book.update(bids, asks)
+        self._check(symbol, book, checksum)
+        return changes
+
+    def _check(self, symbol: str, book: KrakenBook, checksum: int | None) -> None:
+        if checksum is not None and not book.matches(checksum):
+            self._break(symbol)
+            raise FrameError(f"the book of {symbol} does not match its checksum")
+
+    def _break(self, symbol: str) -> None:
+        """Stop serving a book until its next snapshot."""
+        # Where it isn't known what was subscribed to, as in a recording, nothing can be asked for again.
+        if self._symbols is not None:
+            self._lost.add(symbol)
+        if self._books.pop(symbol, None) is not None:
+            self._gaps.append(("book", symbol))
+
+    def _symbol(self, pair: str) -> str:
+        symbol = symbol_of(self._venue, pair)
+        if self._symbols is not None and symbol not in self._symbols:
+            raise FrameError(f"nobody subscribed to {pair[:80]!r}")
+        return symbol
+
+    def _known(self, pairs: Iterable[str]) -> list[str]:
+        """Return the symbols of pairs that a broken frame shows, without what is no pair."""
+        known = []
+        for pair in pairs:
+            try:
+                known.append(self._symbol(pair))
+            except FrameError:
+                continue
+        return known
+
+
+def book_ticks(
+    symbol: str, *, ts: int, rts: int, is_snapshot: bool, sides: tuple[list[Level], list[Level]]
+) -> list[Tick]:
+    """Return the tick of a book; none for a change that changes nothing."""
+    bids, asks = sides
+    if not is_snapshot and not bids and not asks:
+        return []
+    kind: Literal["snapshot", "delta"] = "snapshot" if is_snapshot else "delta"
+    return [Book(sym=symbol, ts=ts, rts=rts, kind=kind, bids=bids, asks=asks)]
