@@ -10,6 +10,7 @@ from feeds.coinbase import Coinbase
 from feeds.coinbase_advanced import CoinbaseAdvanced
 from feeds.gemini import Gemini
 from feeds.ingest import Ingest
+from feeds.kraken import Kraken
 from feeds.process import Process
 from feeds.replay import Replay
 from feeds.simulated import Simulated
@@ -26,6 +27,7 @@ FEEDS: dict[str, type[Feed]] = {
     "binance_usdm": BinanceUsdm,
     "bitstamp": Bitstamp,
     "gemini": Gemini,
+    "kraken": Kraken,
 }
 
 __all__ = ["FEEDS", "Feed"]
