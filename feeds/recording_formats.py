@@ -15,11 +15,12 @@ from feeds.bitstamp_frames import BitstampParser
 from feeds.coinbase import CoinbaseParser
 from feeds.coinbase_advanced_frames import CoinbaseAdvancedParser
 from feeds.gemini_frames import GeminiParser
+from feeds.kraken_recorded import RecordedKrakenParser, is_v1, is_v2
 from feeds.own_ticks import OwnTicksParser
 from feeds.recordings import Record, read_file
 from feeds.venue import VenueParser
 
-Format = Literal["coinbase", "coinbase_advanced", "binance", "bitstamp", "gemini", "ticks"]
+Format = Literal["coinbase", "coinbase_advanced", "binance", "bitstamp", "gemini", "kraken", "ticks"]
 
 #: What ticks of each format are called, where the recording doesn't say.
 DEFAULT_VENUES: dict[Format, str] = {
@@ -28,6 +29,7 @@ DEFAULT_VENUES: dict[Format, str] = {
     "binance": "BINANCE",
     "bitstamp": "BITSTAMP",
     "gemini": "GEMINI",
+    "kraken": "KRAKEN",
     "ticks": "REPLAY",
 }
 #: Perpetuals and futures are other instruments than the spot pairs of the same name.
@@ -67,6 +69,7 @@ def new_parser(form: Format, venue: str, *, is_override: bool) -> VenueParser:
         "binance": lambda: BinanceParser(venue),
         "bitstamp": lambda: BitstampParser(venue),
         "gemini": lambda: GeminiParser(venue),
+        "kraken": lambda: RecordedKrakenParser(venue),
         "ticks": lambda: OwnTicksParser(venue if is_override else None),
     }
     return parsers[form]()
@@ -116,6 +119,8 @@ def _origin_of_frame(frame: bytes) -> Origin | None:
         return Origin("bitstamp", "BITSTAMP")
     if _GEMINI.search(head):
         return Origin("gemini", "GEMINI")
+    if is_v1(frame) or is_v2(frame):
+        return Origin("kraken", "KRAKEN")
     return None
 
 
@@ -139,4 +144,7 @@ def _origin_of_url(url: str) -> Origin | None:
     for venue in ("bitstamp", "gemini"):
         if venue in host:
             return Origin(venue, venue.upper())
+    # Futures are at futures.kraken.com, and speak otherwise.
+    if host.endswith("kraken.com") and "futures" not in host:
+        return Origin("kraken", "KRAKEN")
     return Origin(None, host) if host else None

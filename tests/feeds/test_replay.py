@@ -195,7 +195,7 @@ async def test_gzip_that_is_cut_off_is_played_as_far_as_it_goes(file: Path) -> N
         (None, "no such file"),
         ("", "nothing recognised; a replay can play coinbase, .*, ticks"),
         ("junk\n" * 10, "nothing recognised"),
-        ("wss://ws.kraken.com <-> 1618677816.8\n1618677816.9: [1]\n", "traffic of ws.kraken.com"),
+        ("wss://ws.okx.com <-> 1618677816.8\n1618677816.9: [1]\n", "traffic of ws.okx.com"),
         ("https://api.binance.com/api/v3/exchangeInfo -> 1633998511.1: {}\n", "no frames in it"),
     ],
 )
@@ -336,6 +336,7 @@ def test_wrong_options_are_refused_with_what_is_right(options: dict[str, Any], t
     [
         ("coinbase-exchange-2021-04-17", {"book": 5556, "quote": 77, "trade": 72}, 5),
         ("binance-spot-2021-10-12", {"book": 176, "quote": 84, "trade": 2}, 4),
+        ("kraken-v1-2021-04-17", {"book": 4279, "quote": 18, "trade": 10}, 10),
         ("binance-spot", {"book": 6883, "quote": 52117, "trade": 15863}, 2),
         ("bitstamp-2022-01-05", {"book": 625, "quote": 182, "trade": 10}, 10),
         ("gemini-2021-06-24", {"book": 655, "quote": 232, "trade": 16}, 10),
