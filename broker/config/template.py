@@ -45,7 +45,8 @@ stamp = "made"
 # type = "replay"
 # # A recording: a file, a folder or a pattern, plain or .gz.
 # path = "recordings/coinbase.gz"
-# # coinbase, binance, ticks (what Tapecast itself sends as NDJSON), or auto: looks at the frames.
+# # coinbase, coinbase_advanced, binance, bitstamp, gemini, kraken, ticks (what Tapecast itself sends
+# # as NDJSON), or auto: looks at the frames.
 # format = "auto"
 # # As recorded is 1; 10 is ten times as fast; "max" does not wait at all.
 # speed = 1
