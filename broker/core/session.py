@@ -129,18 +129,16 @@ class Session:
         self.close_reason = reason
         if self.state is State.LIVE:
             self.move_to(State.DRAINING)
-        self._release_all()
+        for sub in list(self.subscriptions.values()):
+            self._end(sub)
         return closing
 
     def closed(self) -> None:
         """End: hold nothing any more. Harmless when repeated."""
-        self._release_all()
+        for sub in list(self.subscriptions.values()):
+            self._take_out(sub)
         if self.state is not State.CLOSED:
             self.move_to(State.CLOSED)
-
-    def _release_all(self) -> None:
-        for sub in list(self.subscriptions.values()):
-            self._end(sub)
 
     def ledger(self) -> list[LedgerEntry]:
         """Return the account of every subscription, as of now."""
@@ -492,11 +490,16 @@ class Session:
         )
 
     def _end(self, sub: Subscription) -> LedgerEntry:
-        """Take the subscription out; topics that an earlier pattern also covers go back to it."""
+        """Take the subscription out, and return its account; what has to be told of it is told later."""
         ledger = sub.ledger()
+        self.untold += [(sub.id, gap) for gap in sub.mailbox.take_gaps()]
+        self._take_out(sub)
+        return ledger
+
+    def _take_out(self, sub: Subscription) -> None:
+        """Take the subscription out; topics that an earlier pattern also covers go back to it."""
         if sub.replay is not None:
             sub.replay.cancel()
-        self.untold += [(sub.id, gap) for gap in sub.mailbox.take_gaps()]
         topics = self.router.topics
         del self.subscriptions[sub.id]
         self._note_only()
@@ -511,7 +514,6 @@ class Session:
             del self._owner[topic]
             self._adopt(topic)
             topics.discard_unused(topic)
-        return ledger
 
 
 def _held_back(sub: Subscription, place: tuple[int, int]) -> list[Topic]:

@@ -108,8 +108,7 @@ class Budget:
                 ticks, size = subscriber.held()
             except Exception:
                 # Ours, whatever it is; it must not reach the others.
-                log.exception("counting what waits failed", session=subscriber.session.id)
-                subscriber.end(errors.FAULT)
+                subscriber.fail("counting what waits failed")
             if subscriber.ended is not None or not (ticks or size):
                 del self._behind[subscriber]
             else:

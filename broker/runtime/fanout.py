@@ -17,7 +17,6 @@ from math import inf
 import structlog
 import trio
 
-from broker.core import errors
 from broker.core.mailbox import GapReason, Mailbox
 from broker.core.router import Router
 from broker.core.ticks import Channel, Tick
@@ -156,7 +155,7 @@ class Fanout:
             try:
                 data = subscriber.take(now)
             except Exception:
-                self._fail(subscriber)
+                subscriber.fail("a flush failed")
             else:
                 if data:
                     writes.append((subscriber, data))
@@ -164,10 +163,4 @@ class Fanout:
             try:
                 subscriber.write(data, now)
             except Exception:
-                self._fail(subscriber)
-
-    @staticmethod
-    def _fail(subscriber: Subscriber) -> None:
-        """Log a fault of ours, whatever it is, and keep it from the others."""
-        log.exception("a flush failed", session=subscriber.session.id)
-        subscriber.end(errors.FAULT)
+                subscriber.fail("a flush failed")

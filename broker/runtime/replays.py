@@ -138,8 +138,7 @@ class Player:
                 await self.put(self.head.end())
             except Exception:
                 # Ours, whatever it is; it must not reach the others.
-                log.exception("a replay failed", recording=recording.name)
-                self._subscriber.end(errors.FAULT)
+                self._subscriber.fail("a replay failed", recording=recording.name)
                 return
             self.end(is_final=True)
 

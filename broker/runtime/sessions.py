@@ -184,11 +184,9 @@ class Sessions:
         self.live[subscriber.transport] -= 1
         reason = subscriber.ended or errors.CLIENT_GONE
         self.closed[reason.name] += 1
-        try:
-            record = subscriber.record(trio.current_time())
-        finally:
-            subscriber.ended = reason
-            subscriber.session.closed()
+        record = subscriber.record(trio.current_time())
+        subscriber.ended = reason
+        subscriber.session.closed()
         log.debug("session closed", session=subscriber.session.id, reason=reason.name)
         return self.last_closed.add(record, reason, self._time_ns()) if is_kept else None
 
@@ -217,8 +215,7 @@ class Sessions:
                     keep_alive(now)
                 except Exception:
                     # Ours, whatever it is; it must not reach the others.
-                    log.exception("looking after a session failed", session=subscriber.session.id)
-                    subscriber.end(errors.FAULT)
+                    subscriber.fail("looking after a session failed")
             await self._keep_budget()
             await trio.sleep(PERIOD_S / SLOTS)
 

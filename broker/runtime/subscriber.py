@@ -232,6 +232,22 @@ class Subscriber:
             self.wire.offer(self.outbox.message(closing) + self._finish(reason))
         self.scope.cancel()
 
+    def fail(self, what: str, **more: object) -> None:
+        """Log a fault of ours, whatever it is, and end the session; called where the exception was caught.
+
+        Args:
+            what: has failed, for the log, with what ``more`` there is to know.
+        """
+        log.exception(what, session=self.session.id, **more)
+        try:
+            self.end(errors.FAULT)
+        except Exception:
+            # The fault is in its account: it ends all the same, without a word and without that.
+            log.exception("the account of a failed session could not be made", session=self.session.id)
+            self.session.closed()
+            self.ended = errors.FAULT
+            self.scope.cancel()
+
     def record(self, now: float) -> SessionRecord:
         """Return how it stands: as of now, or as it was right before it began to end."""
         if self.last is not None:

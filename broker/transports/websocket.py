@@ -257,8 +257,7 @@ class WebSocketTransport:
             reply = session.handle(payload, trio.current_time(), self._time_ns())
         except Exception:
             # Ours, whatever it is: the client is told to come back.
-            log.exception("a request failed", session=session.id, request=payload[:200])
-            subscriber.end(errors.FAULT)
+            subscriber.fail("a request failed", request=payload[:200])
             return
         subscriber.say(reply)
         if session.close_reason is not None:

@@ -7,6 +7,7 @@ from itertools import pairwise
 import trio
 import trio.testing
 
+from broker.core import errors
 from tests.fakes import ACME, BETA, fat_book, quote, trade, trades
 from tests.wires import open_market
 
@@ -122,6 +123,32 @@ async def test_subscriber_whose_flush_raises_ends_alone(autojump_clock: object) 
         assert broken.subscriber.ended.code == 1011
         assert broken.messages()[-1]["code"] == 1011
         assert len(healthy.ticks()) == 2
+
+
+async def test_subscriber_whose_account_raises_as_well_ends_alone(autojump_clock: object) -> None:
+    async with open_market() as market:
+        broken, healthy = (market.subscribe("trade", ACME) for _ in range(2))
+        (subscription,) = broken.subscriber.session.subscriptions.values()
+
+        class Faulty(type(subscription.mailbox)):  # type: ignore[misc]
+            __slots__ = ()
+
+            def admit(self) -> None:
+                raise RuntimeError("a fault of ours")
+
+            def take_fresh(self, most: int) -> None:
+                return None
+
+        subscription.mailbox.__class__ = Faulty
+        market.fanout.publish([trade(ACME, 1)])
+        market.fanout.publish([trade(ACME, 2)])
+        await trio.testing.wait_all_tasks_blocked()
+        assert broken.subscriber.ended is errors.FAULT
+        assert broken.subscriber.scope.cancel_called
+        market.fanout.publish([trade(ACME, 3)])
+        assert len(subscription.mailbox.inbox) <= 2, "nothing more may come for a session that has ended"
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(healthy.ticks()) == 3
 
 
 async def test_delay_of_the_contract_gathers_ticks_and_is_kept(autojump_clock: object) -> None:
