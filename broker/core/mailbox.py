@@ -98,6 +98,7 @@ class Mailbox:
         offered, conflated, dropped, delivered: ticks, since the subscription began, the inbox left out.
         peak: the most ticks that ever had to wait.
         verdict: EVICT once the contract has called for it, whoever it was that settled then.
+        over_since: when the tick came that was too many for a contract that says so; seconds of the broker's clock.
     """
 
     __slots__ = (
@@ -119,6 +120,7 @@ class Mailbox:
         "limits",
         "max_delay_s",
         "offered",
+        "over_since",
         "owner",
         "peak",
         "topic_count",
@@ -139,6 +141,7 @@ class Mailbox:
         self.peak = 0
         self.topic_count = 0
         self.verdict = Verdict.KEEP
+        self.over_since: float | None = None
         self._gaps: list[Missing] = []
         self._last_gap: dict[Topic, Missing] = {}
         self._notices: list[Noted] = []
@@ -231,6 +234,7 @@ class Mailbox:
         self._drop_items(gone, "overflow")
         if evicts and gone:
             self.verdict = Verdict.EVICT
+            self.over_since = gone[0].at
 
     def _degrade(self, queue: FifoQueue) -> None:
         """Turn to the latest tick of each symbol until everything has been taken."""

@@ -198,7 +198,7 @@ class Sessions:
 
     def _lost(self, subscriber: Subscriber, stream: Stream) -> None:
         if stream.missed_deadline:
-            subscriber.evict(errors.WRITE_DEADLINE)
+            subscriber.evict(errors.WRITE_DEADLINE, late_s=round(stream.late_s, 3))
         else:
             subscriber.end(errors.CLIENT_GONE)
 

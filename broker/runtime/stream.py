@@ -66,6 +66,7 @@ class Stream(trio.abc.HalfCloseableStream):
         on_dead: called once, without waiting, when the connection is found dead or given up; what waited for
             the kernel can still be counted then.
         missed_deadline: whether it was given up because a write passed its deadline, ours or the kernel's.
+        late_s: how long after our deadline that was.
         last_progress: when the kernel last took something it had refused before; seconds of Trio's clock.
     """
 
@@ -85,6 +86,7 @@ class Stream(trio.abc.HalfCloseableStream):
         "_write_deadline_s",
         "is_blocked",
         "last_progress",
+        "late_s",
         "missed_deadline",
         "on_blocked",
         "on_dead",
@@ -116,6 +118,7 @@ class Stream(trio.abc.HalfCloseableStream):
         #: As in `Wire`; an attribute, because it is asked once per write.
         self.is_blocked = False
         self.missed_deadline = False
+        self.late_s = 0.0
         self.last_progress = -1.0
         self._write_deadline_s = write_deadline_s
         self._spawn = spawn
@@ -186,6 +189,7 @@ class Stream(trio.abc.HalfCloseableStream):
                     scope.deadline = self.last_progress + self._write_deadline_s
         if self._pending and not self.is_dead:
             self.missed_deadline = scope.cancelled_caught
+            self.late_s = max(0.0, trio.current_time() - scope.deadline)
             self._die()
         if self._drained is not None:
             self._drained.set()

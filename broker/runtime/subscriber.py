@@ -178,7 +178,10 @@ class Subscriber:
         self.wake()
 
     def _evict(self, sub: Subscription) -> None:
-        self.evict(errors.OVER_LIMIT, sub=sub.id, in_queue=len(sub.mailbox), limit=sub.delivery.queue)
+        since = sub.mailbox.over_since
+        late_s = 0.0 if since is None else round(trio.current_time() - since, 3)
+        queued, limit = len(sub.mailbox), sub.delivery.queue
+        self.evict(errors.OVER_LIMIT, sub=sub.id, in_queue=queued, limit=limit, late_s=late_s)
 
     def evict(self, reason: CloseReason, **why: object) -> None:
         """End the session of a slow consumer, and log the numbers that led to it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import structlog.testing
 import trio
 import trio.testing
 
@@ -87,8 +88,11 @@ async def test_queue_over_its_limit_with_evict_ends_the_session_at_once(autojump
         market.fanout.publish(trades(ACME, 10))
         await trio.testing.wait_all_tasks_blocked()
         assert reader.subscriber.ended is None
-        market.fanout.publish([trade(ACME, 11)])
-        await trio.testing.wait_all_tasks_blocked()
+        with structlog.testing.capture_logs() as logs:
+            market.fanout.publish([trade(ACME, 11)])
+            await trio.testing.wait_all_tasks_blocked()
+        (evicted,) = (entry for entry in logs if entry["event"] == "slow consumer evicted")
+        assert (evicted["in_queue"], evicted["limit"], evicted["late_s"]) == (10, 10, 0.0)
         assert reader.subscriber.ended is not None
         assert reader.subscriber.ended.name == "over_limit"
         assert trio.current_time() == 0

@@ -6,6 +6,7 @@ import json
 from contextlib import suppress
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 
@@ -45,8 +46,11 @@ async def test_stall_on_a_symbol_that_falls_quiet_ends_at_the_write_deadline_wit
             await ws.ask("subscribe", ch="book", symbols=[ACME], delivery={"mode": "every"})
             await ws.receive_type("ack")
             full_at = await fill(broker, await only_session(broker))
-            assert await ended_at(broker) == pytest.approx(full_at + 5, abs=0.1)
+            with structlog.testing.capture_logs() as logs:
+                assert await ended_at(broker) == pytest.approx(full_at + 5, abs=0.1)
         assert broker.sessions.closed == {"write_deadline": 1}
+        (evicted,) = (entry for entry in logs if entry["event"] == "slow consumer evicted")
+        assert 0 <= evicted["late_s"] <= 0.25
         (closed,) = broker.sessions.last_closed
         assert closed.closing == "undelivered"
         assert closed.record.unsent_bytes > 0
