@@ -71,7 +71,7 @@ class Json:
         return quote_integer(raw, b'"ts":') if type(message) in (Pong, Heartbeat) else raw
 
     def ticks(self, entries: Sequence[Entry]) -> list[bytes]:
-        return [entry.json or _cached_json(entry) for entry in entries]
+        return [entry.json or json_of(entry) for entry in entries]
 
     def repack(self, kept: Sequence[bytes]) -> list[bytes]:
         return [tick if tick[0] == JSON_OPENS else packed_to_json(tick) for tick in kept]
@@ -107,7 +107,7 @@ class MessagePack:
         return _pack(message)
 
     def ticks(self, entries: Sequence[Entry]) -> list[bytes]:
-        return [entry.packed or _cached_packed(entry) for entry in entries]
+        return [entry.packed or packed_of(entry) for entry in entries]
 
     def repack(self, kept: Sequence[bytes]) -> list[bytes]:
         return [json_to_packed(tick) if tick[0] == JSON_OPENS else tick for tick in kept]
@@ -142,12 +142,14 @@ MSGPACK = MessagePack()
 CODECS: tuple[Codec, ...] = (JSON, MSGPACK)
 
 
-def _cached_json(entry: Entry) -> bytes:
+def json_of(entry: Entry) -> bytes:
+    """Make the JSON of a tick that has none yet, and keep it there."""
     entry.json = tick_to_json(entry.tick)
     return entry.json
 
 
-def _cached_packed(entry: Entry) -> bytes:
+def packed_of(entry: Entry) -> bytes:
+    """Make the MessagePack of a tick that has none yet, and keep it there."""
     entry.packed = pack_tick(entry.tick)
     return entry.packed
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from broker.core.ticks import Bar, Tick
+from broker.core.ticks import TICK_TYPES, Bar, Channel, Tick
 
 _json_encode = msgspec.json.Encoder().encode
 _json_decode = msgspec.json.Decoder().decode
@@ -64,6 +64,36 @@ def packed_to_json(packed: bytes) -> bytes:
         if name in fields:
             fields[name] = str(fields[name])
     return _json_encode(fields)
+
+
+class Head(msgspec.Struct, gc=False):
+    """Which tick it is; the other fields are passed over."""
+
+    ch: Channel
+    sym: str
+    seq: int
+
+
+_json_head = msgspec.json.Decoder(Head).decode
+_packed_head = msgspec.msgpack.Decoder(Head).decode
+_TYPES: dict[str, type[Tick]] = {kind.ch: kind for kind in TICK_TYPES}
+
+
+def read_head(encoded: bytes) -> Head:
+    """Return which tick was encoded, in either codec."""
+    return _json_head(encoded) if encoded[0] == JSON_OPENS else _packed_head(encoded)
+
+
+def read_tick(encoded: bytes) -> Tick:
+    """Return a tick as it was before it was encoded, in either codec; nothing is checked again."""
+    fields = _json_decode(encoded) if encoded[0] == JSON_OPENS else _unpack(encoded)
+    for name in _NANOS:
+        if name in fields:
+            fields[name] = int(fields[name])
+    for name in ("bids", "asks"):
+        if name in fields:
+            fields[name] = [tuple(level) for level in fields[name]]
+    return _TYPES[fields.pop("ch")](**fields)
 
 
 def json_to_packed(json: bytes) -> bytes:

@@ -158,6 +158,16 @@ class History:
         sealed = self._chunks.get(number)
         return _chunk(self._sealed_bytes, self._open, self._open_topics) if sealed is None else sealed
 
+    def time_of(self, offset: int) -> float:
+        """Return when a tick was put on the tape, in seconds of the broker's clock; 0 if that has been forgotten."""
+        found = 0.0
+        # From the newest back: who asks has mostly waited for little.
+        for at, last in reversed(self._batches):
+            if last < offset:
+                break
+            found = at
+        return found if offset >= self.oldest else 0.0
+
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
 
     def get(self, offset: int) -> bytes:

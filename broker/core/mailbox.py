@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from enum import Enum, IntEnum
 from math import inf
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from broker.core.conflation import REPLACEABLE
 from broker.core.delivery import Delivery, DeliveryLimits
+from broker.core.encoded import Encoded, EncodedQueue, Placed, Recall
 from broker.core.pacing import PacedQueue
 from broker.core.queues import FifoQueue, Item, LatestQueue, Merged, Queue, first_seq, is_from
 from broker.core.tape import Entry
@@ -90,6 +91,7 @@ class Mailbox:
 
     Attributes:
         inbox: ticks handed over and not looked at yet; the same list for the mailbox's whole life.
+        is_encoded: whether ticks come and wait as bytes, JSON or MessagePack, not as entries (`broker.core.encoded`).
         is_clear: whether nothing is queued, and nothing has to be told: all there is, is in the inbox.
         level: where it stands on the ladder.
         max_delay_s: as the contract has it; here, because it is asked for in every round.
@@ -116,6 +118,7 @@ class Mailbox:
         "inbox",
         "is_clear",
         "is_deferred",
+        "is_encoded",
         "level",
         "limits",
         "max_delay_s",
@@ -133,7 +136,8 @@ class Mailbox:
         self.ch = ch
         self.limits = limits
         self.owner = owner
-        self.inbox: list[Entry] = []
+        self.inbox: list[Any] = []
+        self.is_encoded = False
         self.is_clear = True
         self.level = Level.LIVE
         self.wants_json = False
@@ -203,7 +207,7 @@ class Mailbox:
         """Queue what is in the inbox, and keep the bounds: drop, turn to the latest, or evict, by contract."""
         self.admit()
         queue = self._queue
-        if isinstance(queue, FifoQueue):
+        if isinstance(queue, FifoQueue | EncodedQueue):
             if len(queue) > self.limit or queue.bytes > self.limits.queue_bytes:
                 self._overflow(queue)
         elif len(queue) > self.limit or (queue.bytes > self.limits.queue_bytes and len(queue) > 1):
@@ -224,7 +228,7 @@ class Mailbox:
         # The changes of state that a `status` keeps, and bars of different intervals, come on top.
         return self.limits.queue_ticks + 2 * self.topic_count
 
-    def _overflow(self, queue: FifoQueue) -> None:
+    def _overflow(self, queue: FifoQueue | EncodedQueue) -> None:
         if self.delivery.overflow == "degrade":
             self._degrade(queue)
             return
@@ -236,7 +240,7 @@ class Mailbox:
             self.verdict = Verdict.EVICT
             self.over_since = gone[0].at
 
-    def _degrade(self, queue: FifoQueue) -> None:
+    def _degrade(self, queue: Queue) -> None:
         """Turn to the latest tick of each symbol until everything has been taken."""
         queued = len(queue)
         self._set_queue(LatestQueue(merges=self.ch not in REPLACEABLE))
@@ -315,14 +319,14 @@ class Mailbox:
         self._look_whether_clear()
         return taken
 
-    def take_fresh(self, most: int) -> list[Entry] | None:
+    def take_fresh(self, most: int) -> list[Any] | None:
         """Do as `take`, for the common case: the last write took everything, and little came since.
 
         What the contract allows to wait does not matter, as nothing does. Not for a ``max_rate``.
 
         Returns:
-            ``None``, with nothing changed, if it is another case: something was queued or has to be told
-            first, or more than ``most`` ticks came.
+            Ticks as they came: bytes if `is_encoded`, else entries. ``None``, with nothing changed, if it is another
+            case: something was queued or has to be told first, or more than ``most`` ticks came.
         """
         inbox = self.inbox
         count = len(inbox)
@@ -336,6 +340,45 @@ class Mailbox:
             self.conflated += count - len(taken)
         self.delivered += len(taken)
         return taken
+
+    def take_encoded(self, ticks: int, size: int) -> list[Encoded]:
+        """Do as `take` for ticks that wait as bytes: at most so many ticks, and bytes, but for a single larger one."""
+        self.admit()
+        assert isinstance(self._queue, EncodedQueue)
+        taken = self._queue.take_encoded(ticks, size)
+        self.delivered += len(taken)
+        self._look_whether_recovered()
+        self._look_whether_clear()
+        return taken
+
+    def begin_encoded(self, recall: Recall) -> bool:
+        """Let ticks come as bytes from now on, if the contract lets nobody look at them; nothing must wait.
+
+        Returns:
+            Whether that is so. Then the topics must be told before the next tick (`Topic.routes`).
+        """
+        delivery = self.delivery
+        if delivery.mode != "every" or delivery.overflow == "degrade" or delivery.max_age_ms is not None:
+            return False
+        if not recall.is_reliable:
+            return False
+        self.is_encoded = True
+        self._set_queue(EncodedQueue(recall))
+        return True
+
+    def end_encoded(self) -> bool:
+        """Let ticks come as entries again, those that wait included; return whether they came as bytes.
+
+        The topics must be told then.
+        """
+        if not self.is_encoded:
+            return False
+        self.admit()
+        waiting = self._queue.everything()
+        self.is_encoded = False
+        self._set_queue(_open_queue(self.ch, self.delivery))
+        self._queue.put(waiting)
+        return True
 
     def expire(self, before: float) -> None:
         """Drop the queued ticks put on the tape before this time (``max_age_ms``), as `stale` gaps."""
@@ -374,7 +417,7 @@ class Mailbox:
         self._look_whether_recovered()
         self._look_whether_clear()
 
-    def _drop_items(self, items: Sequence[Item], reason: GapReason) -> None:
+    def _drop_items(self, items: Sequence[Item | Placed], reason: GapReason) -> None:
         """Drop what stands for one tick each, or for several, all of which are lost with it.
 
         Stalled readers of every tick lose as many as the others get: this may be as hot as a delivery.

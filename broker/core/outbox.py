@@ -50,8 +50,10 @@ class Outbox:
         "_codec",
         "_framing",
         "_gaps",
+        "_is_new",
         "_most",
         "_pack",
+        "_pack_encoded",
         "_plain",
         "_router",
         "_session",
@@ -66,9 +68,11 @@ class Outbox:
         self._codec = codec
         self._framing = framing
         self._gaps: list[Gap] = []
-        self._pack = shared_packer(codec, framing.shared).update
-        #: The session's only mailbox while there is nothing but its ticks to be sent, else ``None``.
+        packer = shared_packer(codec, framing.shared)
+        self._pack, self._pack_encoded = packer.update, packer.update_encoded
+        #: The session's only mailbox while there is nothing but its ticks to be sent, else ``None``; since just now?
         self._plain: Mailbox | None = None
+        self._is_new = False
         self._most = 0
         self.may_have_more = True
         self.evicted: Subscription | None = None
@@ -105,18 +109,31 @@ class Outbox:
         if plain is None:
             plain = self._look_whether_plain()
         if plain is not None:
-            entries = plain.take_fresh(self._most)
-            if entries is not None:
+            taken = plain.take_fresh(self._most)
+            if taken is not None:
                 self.may_have_more = False
-                if not entries:
-                    return b""
                 router = self._router
-                router.delivered += len(entries)
+                if not plain.is_encoded:
+                    return self._pack_fresh(plain, taken)
+                if not taken:
+                    return b""
+                router.delivered += len(taken)
                 cursor = router.tape.cursor()
-                return self._pack(entries, cursor, cursor)
+                return self._pack_encoded(taken, cursor, cursor)
         self.may_have_more = True
         self._plain = None
         return self._take_in_order(now)
+
+    def _pack_fresh(self, plain: Mailbox, entries: list[Entry]) -> bytes:
+        """Return all there was as a write, and have what comes behind it come as bytes, if that is possible."""
+        if self._is_new:
+            self._is_new = False
+            self._session.hasten()
+        if not entries:
+            return b""
+        self._router.delivered += len(entries)
+        cursor = self._router.tape.cursor()
+        return self._pack(entries, cursor, cursor)
 
     def _forget_plain(self) -> None:
         self._plain = self.due = None
@@ -131,6 +148,7 @@ class Outbox:
         if sub.replay is not None:
             return None
         self._plain = sub.mailbox
+        self._is_new = True
         self._most = WRITE_BOOKS if sub.ch == "book" else WRITE_TICKS
         return self._plain
 
@@ -234,6 +252,8 @@ class Outbox:
 
     def _take_ticks(self, subs: Sequence[Subscription], upto: int | None) -> bytes:
         """Return what waits of all subscriptions in the order of the tape, one write's worth."""
+        if len(subs) == 1 and subs[0].mailbox.is_encoded:
+            return self._take_encoded(subs[0].mailbox)
         mailboxes = [sub.mailbox for sub in subs if sub.mailbox.ready]
         behind = [sub for sub in subs if sub.backlog]
         if behind:
@@ -246,6 +266,16 @@ class Outbox:
         self.may_have_more = cut is not None or any(mailbox.has_notices for mailbox in mailboxes)
         entries = taken[0] if len(taken) == 1 else sorted((e for part in taken for e in part), key=_offset)
         return self._update(entries) if entries else b""
+
+    def _take_encoded(self, mailbox: Mailbox) -> bytes:
+        """Return what waits of the only subscription, one write's worth."""
+        taken = mailbox.take_encoded(WRITE_TICKS, WRITE_BYTES)
+        self.may_have_more = bool(len(mailbox)) or mailbox.has_notices
+        if not taken:
+            return b""
+        self._router.delivered += len(taken)
+        cursor = self._session.cursor(self._session.position())
+        return self._pack_encoded(taken, cursor, cursor)
 
     def _take_snapshot(self, sub: Subscription) -> bytes:
         """Return the next part of a snapshot; the last one ends it."""

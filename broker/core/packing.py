@@ -12,12 +12,12 @@ from broker.core.tape import Entry
 class Packer:
     """One codec in one framing. Remembers the last write: a crowd on one topic shares it for a comparison."""
 
-    __slots__ = ("_codec", "_cursor", "_data", "_entries", "_framing", "_resumable")
+    __slots__ = ("_codec", "_cursor", "_data", "_framing", "_resumable", "_ticks")
 
     def __init__(self, codec: Codec, framing: Framing) -> None:
         self._codec = codec
         self._framing = framing
-        self._entries: Sequence[Entry] = ()
+        self._ticks: Sequence[Entry] | Sequence[bytes] = ()
         self._cursor = self._resumable = ""
         self._data = b""
 
@@ -30,12 +30,22 @@ class Packer:
             resumable: where resuming behind it would start; empty while it would miss something.
         """
         # Entries are compared by identity, and lists mostly differ in the first.
-        if entries == self._entries and cursor == self._cursor and resumable == self._resumable:
+        if entries == self._ticks and cursor == self._cursor and resumable == self._resumable:
             return self._data
-        codec, framing = self._codec, self._framing
-        payload = codec.update(cursor, codec.ticks(entries))
-        self._data = framing.batch(framing.frame("update", payload, resumable))
-        self._entries, self._cursor, self._resumable = entries, cursor, resumable
+        return self._remember(entries, self._codec.ticks(entries), cursor, resumable)
+
+    def update_encoded(self, ticks: Sequence[bytes], cursor: str, resumable: str) -> bytes:
+        """Do as `update` for ticks that are encoded already, in this codec."""
+        if ticks == self._ticks and cursor == self._cursor and resumable == self._resumable:
+            return self._data
+        return self._remember(ticks, ticks, cursor, resumable)
+
+    def _remember(
+        self, key: Sequence[Entry] | Sequence[bytes], ticks: Sequence[bytes], cursor: str, resumable: str
+    ) -> bytes:
+        payload = self._codec.update(cursor, ticks)
+        self._data = self._framing.batch(self._framing.frame("update", payload, resumable))
+        self._ticks, self._cursor, self._resumable = key, cursor, resumable
         return self._data
 
 

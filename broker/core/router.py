@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from broker.core.codecs import json_of, packed_of
+from broker.core.encoded import Recall
 from broker.core.mailbox import GapReason, Mailbox
 from broker.core.tape import Tape
 from broker.core.ticks import Channel, Tick
@@ -22,6 +24,8 @@ class Router:
         self.topics = topics
         self.tape = tape
         self.offered = self.delivered = 0
+        #: What ticks are that wait as bytes.
+        self.recall = Recall(tape)
         #: All that may be attached to topics, in the order in which they came.
         self.mailboxes: dict[Mailbox, None] = {}
 
@@ -39,14 +43,21 @@ class Router:
         offered = 0
         for entry in self.tape.append(ticks, now):
             topic = entry.topic
-            inboxes = topic.inboxes
-            if inboxes is None:
-                inboxes = topic.list_inboxes()
-            if inboxes:
-                offered += len(inboxes)
-                touched[topic] = None
-                for inbox in inboxes:
-                    inbox.append(entry)
+            count, boxes, json_boxes, packed_boxes = topic.routes or topic.list_routes()
+            if not count:
+                continue
+            offered += count
+            touched[topic] = None
+            for inbox in boxes:
+                inbox.append(entry)
+            if json_boxes:
+                encoded = entry.json or json_of(entry)
+                for inbox in json_boxes:
+                    inbox.append(encoded)
+            if packed_boxes:
+                encoded = entry.packed or packed_of(entry)
+                for inbox in packed_boxes:
+                    inbox.append(encoded)
         self.offered += offered
 
     def touched_mailboxes(self, touched: dict[Topic, None]) -> list[Mailbox]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Hashable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from broker.core.books import BookState
 from broker.core.conflation import SINGLE
@@ -19,6 +19,11 @@ from broker.core.ticks import CHANNELS, TICK_TYPES, Channel, is_symbol, venue_of
 if TYPE_CHECKING:
     from broker.core.mailbox import Mailbox
     from broker.core.tape import Entry
+
+
+#: How many inboxes there are, and those that get entries, JSON, and MessagePack: lists of lists, which are walked
+#: and appended to fastest.
+Routes: TypeAlias = tuple[int, list[list[Any]], list[list[Any]], list[list[Any]]]
 
 
 class Topic:
@@ -33,10 +38,9 @@ class Topic:
         offsets: which of the tape's history are its ticks, oldest first; and, until `History.trim`, some before.
         forgotten: offset of the last tick before those, 0 if there is none.
         mailboxes: those who get the next tick; a dict for its order and its O(1) removal.
-        inboxes: theirs; a list of lists, which is walked and appended to fastest; ``None`` once it is out of date.
+        routes: their inboxes; ``None`` once that is out of date.
         demand: is told when the first mailbox comes and the last one goes; ``None`` where nobody wants to know.
-        wants_json: whether somebody needs every tick as JSON: then it is made while it is in the processor's
-            cache, and whoever sends it needs not look whether it is there.
+        wants_json: whether somebody needs every tick as JSON: then it is made while it is in the processor's cache.
     """
 
     __slots__ = (
@@ -45,13 +49,13 @@ class Topic:
         "current",
         "demand",
         "forgotten",
-        "inboxes",
         "is_single",
         "mailboxes",
         "newest",
         "offset",
         "offsets",
         "rendered",
+        "routes",
         "seq",
         "state",
         "state_changes",
@@ -74,7 +78,7 @@ class Topic:
         self.offsets = array("Q")
         self.forgotten = 0
         self.mailboxes: dict[Mailbox, None] = {}
-        self.inboxes: list[list[Entry]] | None = []
+        self.routes: Routes | None = None
         self.demand: Demand | None = None
         self.wants_json = False
         self.state = ""
@@ -89,23 +93,29 @@ class Topic:
             if self.demand is not None and not self.mailboxes:
                 self.demand.begin(self.ch, self.sym)
             self.mailboxes[mailbox] = None
-            self.inboxes = None
+            self.routes = None
             mailbox.topic_count += 1
 
     def detach(self, mailbox: Mailbox) -> None:
         """Hand no more of the topic's ticks to the mailbox; harmless if it was not attached."""
         if mailbox in self.mailboxes:
             del self.mailboxes[mailbox]
-            self.inboxes = None
+            self.routes = None
             mailbox.topic_count -= 1
             if self.demand is not None and not self.mailboxes:
                 self.demand.end(self.ch, self.sym)
 
-    def list_inboxes(self) -> list[list[Entry]]:
-        """Set ``inboxes`` anew, once after any number of changes."""
+    def list_routes(self) -> Routes:
+        """Set ``routes`` anew, once after any number of changes."""
         self.wants_json = any(mailbox.wants_json for mailbox in self.mailboxes)
-        self.inboxes = [mailbox.inbox for mailbox in self.mailboxes]
-        return self.inboxes
+        entries: list[list[Any]] = []
+        json: list[list[Any]] = []
+        packed: list[list[Any]] = []
+        for mailbox in self.mailboxes:
+            boxes = entries if not mailbox.is_encoded else json if mailbox.wants_json else packed
+            boxes.append(mailbox.inbox)
+        self.routes = len(self.mailboxes), entries, json, packed
+        return self.routes
 
     @property
     def first_kept(self) -> int:

@@ -1,0 +1,165 @@
+"""Ticks that wait as bytes: for a subscriber who gets every tick, as one codec has it. Pure.
+
+Such a subscriber's ticks are only counted and joined. So its inbox and its queue hold the bytes alone: a write is a
+copy of a list and a join, and looks at nothing else; an entry lives no longer than it takes to hand it on; and what
+waits for a stalled reader is 200 bytes a tick, not 500. What else there is to know of a tick is in its bytes, and
+read from there where it is needed: for a gap, for a cursor, when the contract changes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from math import inf
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from broker.core.conflation import conflation_key
+from broker.core.encoding import JSON_OPENS, read_head, read_tick
+from broker.core.history import History
+from broker.core.queues import Item, Queue
+from broker.core.tape import Entry, Tape
+from broker.core.topics import Topic
+
+#: What a history must hold at least for ticks to wait as bytes.
+LEAST_TICKS, LEAST_BYTES, LEAST_AGE_S = 50_000, 8 << 20, 5.0
+
+#: A tick as JSON or as MessagePack.
+Encoded: TypeAlias = bytes
+
+
+class Placed(Struct, gc=False):
+    """Which tick it is; and when it was put on the tape, where somebody wants to know."""
+
+    topic: Topic
+    seq: int
+    at: float = 0.0
+
+
+class Recall:
+    """Finds out what encoded ticks of a tape are."""
+
+    __slots__ = ("_history", "_topics")
+
+    def __init__(self, tape: Tape) -> None:
+        self._topics = tape.topics
+        self._history: History = tape.history
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether the history is long enough to have whatever was put on the tape in the last round of the fan-out."""
+        limits = self._history.limits
+        return limits.ticks >= LEAST_TICKS and limits.bytes >= LEAST_BYTES and limits.age_s >= LEAST_AGE_S
+
+    def place(self, encoded: bytes) -> Placed:
+        """Return topic and ``seq``."""
+        head = read_head(encoded)
+        return Placed(self._topics.on_channel(head.ch)[head.sym], head.seq)
+
+    def offset(self, encoded: bytes) -> int:
+        """Return the place on the tape of a tick that came lately; 1 if the history has forgotten it.
+
+        Any cursor before that place is too old then.
+        """
+        head = read_head(encoded)
+        topic = self._topics.on_channel(head.ch)[head.sym]
+        index = head.seq - topic.first_kept
+        return topic.offsets[index] if index >= 0 else 1
+
+    def time_of(self, offset: int) -> float:
+        """Return when it was put on the tape, in seconds of the broker's clock; 0 if that has been forgotten."""
+        return self._history.time_of(offset)
+
+    def entry(self, encoded: bytes, offset: int) -> Entry:
+        """Return a tick as it was on the tape."""
+        tick = read_tick(encoded)
+        topic = self._topics.on_channel(tick.ch)[tick.sym]
+        key = topic if topic.is_single else conflation_key(topic, tick)
+        json, packed = (encoded, b"") if encoded[0] == JSON_OPENS else (b"", encoded)
+        return Entry(json, packed, topic, key, tick.seq, offset, self.time_of(offset), tick, len(encoded))
+
+
+class EncodedQueue(Queue):
+    """``every``, as bytes: all ticks, in order."""
+
+    __slots__ = ("_items", "_offsets", "_recall")
+
+    def __init__(self, recall: Recall) -> None:
+        super().__init__()
+        self._items: deque[bytes] = deque()
+        #: Where each is on the tape: once it waits for long, the history may not say any more.
+        self._offsets: deque[int] = deque()
+        self._recall = recall
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def ready(self) -> int:
+        return len(self._items)
+
+    def put(self, items: Sequence[bytes]) -> int:  # type: ignore[override]  # whoever fills it knows what it holds
+        self._items.extend(items)
+        self._offsets.extend(map(self._recall.offset, items))
+        self.bytes += sum(map(len, items))
+        return 0
+
+    def peek(self) -> Iterator[Item]:
+        return map(self._recall.entry, self._items, self._offsets)
+
+    def first_offset(self) -> int | None:
+        return self._offsets[0] if self._offsets else None
+
+    def take_encoded(self, ticks: int, size: int) -> list[bytes]:
+        """Remove and return the oldest: at most so many ticks, and bytes, but for a single one that is larger."""
+        items, offsets = self._items, self._offsets
+        taken: list[bytes] = []
+        while items and len(taken) < ticks:
+            size -= len(items[0])
+            if size < 0 and taken:
+                break
+            taken.append(items.popleft())
+            offsets.popleft()
+        self.bytes -= sum(map(len, taken))
+        return taken
+
+    def take(self, upto: int | None) -> list[Entry]:
+        last = inf if upto is None else upto
+        entries = [entry for entry in self.everything() if entry.offset <= last]
+        self.take_encoded(len(entries), self.bytes)
+        return entries
+
+    def everything(self) -> list[Entry]:  # type: ignore[override]  # a list of some items
+        return list(map(self._recall.entry, self._items, self._offsets))
+
+    def remove(self, condition: Callable[[Item], bool]) -> list[Item]:
+        entries = self.everything()
+        removed: list[Item] = [entry for entry in entries if condition(entry)]
+        kept = [entry for entry in entries if not condition(entry)]
+        self._items = deque(entry.json or entry.packed for entry in kept)
+        self._offsets = deque(entry.offset for entry in kept)
+        self.bytes = sum(map(len, self._items))
+        return removed
+
+    def pop_excess(self, most: int, most_bytes: int, *, newest: bool) -> list[Placed]:
+        """Remove what is more than so many ticks or bytes, as `FifoQueue.pop_excess` does; return which that was.
+
+        Of the first of the newest the time is known as well.
+        """
+        items, offsets, size = self._items, self._offsets, self.bytes
+        count = len(items)
+        gone: list[bytes] = []
+        at = 0.0
+        while count > 1 and (count > most or size > most_bytes):
+            tick, offset = (items.pop(), offsets.pop()) if newest else (items.popleft(), offsets.popleft())
+            if newest:
+                at = self._recall.time_of(offset)
+            gone.append(tick)
+            size -= len(tick)
+            count -= 1
+        self.bytes = size
+        placed = list(map(self._recall.place, reversed(gone) if newest else gone))
+        if placed:
+            placed[0].at = at
+        return placed
