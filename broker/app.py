@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -22,6 +23,7 @@ from broker.config.recordings import RecordingOptions, TapeOptions
 from broker.core.delivery import DeliveryLimits
 from broker.core.errors import ConfigError
 from broker.core.history import HistoryLimits
+from broker.core.raw_recording import Begun
 from broker.core.router import Router
 from broker.core.session import SessionLimits
 from broker.core.tape import Tape
@@ -29,8 +31,12 @@ from broker.core.topics import Topics
 from broker.runtime.budget import BudgetLimits
 from broker.runtime.fanout import Fanout
 from broker.runtime.feed_recording import FeedRecording
+from broker.runtime.feed_runner import Feed
 from broker.runtime.ingest import Ingest
 from broker.runtime.network import KERNEL, Listener, Waiting
+from broker.runtime.raw_files import RawFile
+from broker.runtime.raw_recording import RawRecorder
+from broker.runtime.recorded_feed import recorded
 from broker.runtime.recorder import InThread, Recorder, What
 from broker.runtime.replays import Recording, Replays
 from broker.runtime.sessions import CHANCE, Sessions, SessionTimes
@@ -44,11 +50,13 @@ from broker.transports.rest import Rest
 from broker.transports.web import WebTransport
 from broker.transports.websocket import WebSocketTransport
 from feeds import FEEDS
+from feeds.base import FeedOptions
 from feeds.ingest import Ingest as IngestFeed
 from feeds.plugins import feed_of
 
 log = structlog.get_logger()
 
+SERVER = f"tapecast/{__version__}"
 BACKLOG = 4096
 #: A peer that vanished without a word is forgotten within ten seconds; the kernel's part of that.
 VANISH_S = 8.0
@@ -95,7 +103,9 @@ class Broker:
         self.fanout = Fanout(self.router, max_gap_s=config.server.min_write_gap_ms / 1000)
         self.ingest = Ingest(self.topics, self.fanout, upstream=upstream, time_ns=time_ns)
         feeds = [(options, feed_of(options)) for options in config.feeds]
-        for options, feed in feeds:
+        self.raw_recorders: list[RawRecorder] = []
+        for options, made in feeds:
+            feed = self._with_recorder(options, made, time_ns, in_thread) if options.record else made
             self.ingest.add(options.name or options.type, options.type, feed, _child(rng))
         self.recorders: list[Recorder] = []
         recordings = [self._recording(options, time_ns, in_thread) for options in config.recordings]
@@ -111,7 +121,7 @@ class Broker:
                 ping_interval_s=config.server.ping_interval_s,
                 ping_timeout_s=config.server.ping_timeout_s,
             ),
-            server=f"tapecast/{__version__}",
+            server=SERVER,
             time_ns=time_ns,
             rng=rng,
             replays=self.replays,
@@ -121,6 +131,22 @@ class Broker:
         self.inlets = IngestTransport([feed for _, feed in feeds if isinstance(feed, IngestFeed)])
         self.rest = Rest(self.router, self.ingest, self.sessions, admin=config.server.admin, time_ns=time_ns)
         self.web = WebTransport(self.rest.app)
+
+    def _with_recorder(
+        self, options: FeedOptions, feed: Feed, time_ns: Callable[[], int], in_thread: InThread
+    ) -> Feed:
+        """Return the feed with all that it gets and makes recorded; `run` runs the recorder."""
+        name = options.name or options.type
+        keys = options.model_dump(mode="json", exclude_unset=True, exclude=set(FeedOptions.model_fields))
+        head = partial(Begun, feed=name, kind=options.type, venue=feed.venue, options=keys, by=SERVER)
+        file = RawFile(
+            Path(options.record).expanduser(),
+            lambda: head(at=time_ns()),
+            most_bytes=options.record_most_mb << 20,
+        )
+        recorder = RawRecorder(name, file, time_ns=time_ns, in_thread=in_thread)
+        self.raw_recorders.append(recorder)
+        return recorded(feed, recorder)
 
     def _recording(
         self, options: RecordingOptions, time_ns: Callable[[], int], in_thread: InThread
@@ -173,6 +199,8 @@ class Broker:
             workers.start_soon(self.replays.run)
             for recorder in self.recorders:
                 workers.start_soon(recorder.run, name=f"recorder {recorder.name}")
+            for raw in self.raw_recorders:
+                workers.start_soon(raw.run, name=f"recorder of the feed {raw.name}")
             workers.start_soon(self.sessions.look_after)
             workers.start_soon(self.rest.measure)
             workers.start_soon(door.serve, connections)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from broker.core.errors import FrameError
 from broker.core.ticks import Channel, Tick
@@ -126,6 +126,10 @@ class FeedOptions(BaseModel):
     type: str
     #: A name of its own in logs and on ``/v1/feeds``; the type, if empty.
     name: str = ""
+    #: A file that all it gets, and the ticks made of it, are recorded into; none, if empty.
+    record: str = ""
+    #: Of that file and the one before it together, in MiB; the older one goes when they have more.
+    record_most_mb: Annotated[int, Field(ge=1, le=1 << 30)] = 1024
     #: Makes the feed that these are the options of; set by whoever found it (`broker.config.feeds`).
     _maker: Callable[[FeedOptions], Feed] | None = PrivateAttr(default=None)
 

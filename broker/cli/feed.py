@@ -47,6 +47,7 @@ def list_feeds(
 
 def _about(source: Source) -> dict[str, Any]:
     """Import a feed, and return what there is to be said of it."""
+    from feeds.base import FeedOptions
     from feeds.plugins import PluginError
 
     about: dict[str, Any] = {
@@ -61,7 +62,7 @@ def _about(source: Source) -> dict[str, Any]:
     except PluginError as exc:
         return {**about, "error": str(exc)}
     summary = (inspect.getdoc(feed) or "").partition("\n")[0].rstrip(".")
-    keys = [key for key in feed.Options.model_fields if key not in ("type", "name")]
+    keys = [key for key in feed.Options.model_fields if key not in FeedOptions.model_fields]
     return {**about, "summary": summary, "keys": keys}
 
 

@@ -34,6 +34,7 @@ def cross_checks(config: Config, where: Where, bad: set[Key]) -> Iterator[str]:
     if not bad & {*HISTORY}:
         yield from _recording(config, where)
     yield from _keys(config)
+    yield from _same_files(config)
 
 
 def _keys(config: Config) -> Iterator[str]:
@@ -45,6 +46,17 @@ def _keys(config: Config) -> Iterator[str]:
             owner = owners.setdefault(options.key.get_secret_value(), name)
             if owner != name:
                 yield f"feeds: {show(name)} and {show(owner)} have the same key; give each feed a key of its own"
+
+
+def _same_files(config: Config) -> Iterator[str]:
+    # Two recorders would write into each other's blocks.
+    owners: dict[str, str] = {}
+    for options in config.feeds:
+        if options.record:
+            name = options.name or options.type
+            owner = owners.setdefault(options.record, name)
+            if owner != name:
+                yield f"feeds: {show(name)} and {show(owner)} have the same record = {show(options.record)}"
 
 
 def _recording(config: Config, where: Where) -> Iterator[str]:

@@ -29,6 +29,11 @@ FEEDS = """\
 [[feeds]]
 type = "simulated"
 name = ""
+# Every feed has these two. All that it gets (frames, answers) and the ticks made of them are recorded into this file,
+# which is appended to; `tapecast replay FILE` plays it, and so does a feed of the type replay. Empty: not recorded.
+record = ""
+# With half of that (MiB), the file becomes FILE.1, in place of the one that was, and a new one is begun.
+record_most_mb = 1024
 # The part before the colon of its symbols, as in SIM:ACME.
 venue = "SIM"
 # How many names, or which: ["ACME", "GLOBEX"].
@@ -45,8 +50,8 @@ stamp = "made"
 # type = "replay"
 # # A recording: a file, a folder or a pattern, plain or .gz.
 # path = "recordings/coinbase.gz"
-# # coinbase, coinbase_advanced, binance, bitstamp, gemini, kraken, ticks (what Tapecast itself sends
-# # as NDJSON), or auto: looks at the frames.
+# # coinbase, binance and other venues; raw (what `record` wrote: its ticks), lines (CSV, NDJSON or Parquet of
+# # ticks), ticks (what Tapecast itself sends as NDJSON), or auto: looks at what is in it.
 # format = "auto"
 # # As recorded is 1; 10 is ten times as fast; "max" does not wait at all.
 # speed = 1

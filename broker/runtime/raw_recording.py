@@ -120,7 +120,7 @@ class RawRecorder:
             taken = [event for event in events if type(event) is not Lost]
             self.lost += len(taken)
             self._losing += len(taken) + sum(event.events for event in events if type(event) is Lost)
-            self._set_failure(str(exc))
+            self._set_failure(f"{self._file.path}: {exc.strerror or exc}")
         else:
             self._set_failure("")
 
