@@ -17,10 +17,15 @@ from feeds.coinbase_advanced_frames import CoinbaseAdvancedParser
 from feeds.gemini_frames import GeminiParser
 from feeds.kraken_recorded import RecordedKrakenParser, is_v1, is_v2
 from feeds.own_ticks import OwnTicksParser
+from feeds.raw_recordings import RawTicksParser, first_of
 from feeds.recordings import Record, read_file
+from feeds.tables import TableError
+from feeds.tick_files import TickFileParser
 from feeds.venue import VenueParser
 
-Format = Literal["coinbase", "coinbase_advanced", "binance", "bitstamp", "gemini", "kraken", "ticks"]
+Format = Literal[
+    "coinbase", "coinbase_advanced", "binance", "bitstamp", "gemini", "kraken", "raw", "lines", "ticks"
+]
 
 #: What ticks of each format are called, where the recording doesn't say.
 DEFAULT_VENUES: dict[Format, str] = {
@@ -30,8 +35,12 @@ DEFAULT_VENUES: dict[Format, str] = {
     "bitstamp": "BITSTAMP",
     "gemini": "GEMINI",
     "kraken": "KRAKEN",
+    "raw": "REPLAY",
+    "lines": "REPLAY",
     "ticks": "REPLAY",
 }
+#: Those of ticks, not of a venue's frames: several venues may be in one recording.
+OF_TICKS: frozenset[Format] = frozenset({"raw", "lines", "ticks"})
 #: Perpetuals and futures are other instruments than the spot pairs of the same name.
 FUTURES_VENUE = "BINANCE_USDM"
 
@@ -50,6 +59,7 @@ _ADVANCED = re.compile(
 _BITSTAMP = re.compile(rb'"channel"\s*:\s*"(?:(?:diff_|detail_)?order_book|live_trades|live_orders)_[a-z0-9]')
 _GEMINI = re.compile(rb'"type"\s*:\s*"l2_updates"|"event_id"\s*:\s*\d+\s*,\s*"timestamp"')
 _OURS = re.compile(rb'"type"\s*:\s*"(?:welcome|ack|snapshot|update|heartbeat|gap|notice)"')
+_TICK = re.compile(rb'"ch"\s*:\s*"(?:quote|trade|book|bar|status)"')
 _OUR_SYMBOL = re.compile(rb'"sym"\s*:\s*"([A-Z0-9][A-Z0-9_]*):')
 
 
@@ -70,6 +80,8 @@ def new_parser(form: Format, venue: str, *, is_override: bool) -> VenueParser:
         "bitstamp": lambda: BitstampParser(venue),
         "gemini": lambda: GeminiParser(venue),
         "kraken": lambda: RecordedKrakenParser(venue),
+        "raw": lambda: RawTicksParser(venue if is_override else None),
+        "lines": lambda: TickFileParser(venue if is_override else None),
         "ticks": lambda: OwnTicksParser(venue if is_override else None),
     }
     return parsers[form]()
@@ -81,6 +93,9 @@ def origin_of_file(path: Path) -> Origin | None:
     Raises:
         OSError: it can't be read.
     """
+    begun = first_of(path)
+    if begun is not None:
+        return Origin("raw", begun.venue)
     unknown: Origin | None = None
     reader = read_file(path)
     try:
@@ -89,6 +104,9 @@ def origin_of_file(path: Path) -> Origin | None:
             if origin is not None and origin.format is not None:
                 return origin
             unknown = unknown or origin
+    except TableError:
+        # What is wrong with it is for who plays it to say.
+        return Origin("lines", DEFAULT_VENUES["lines"])
     finally:
         reader.close()
     return unknown
@@ -127,7 +145,12 @@ def _origin_of_frame(frame: bytes) -> Origin | None:
 def _origin_of_message(message: bytes) -> Origin | None:
     # Messages without a symbol (welcome, ack) don't show the venue yet.
     symbol = _OUR_SYMBOL.search(message)
-    return Origin("ticks", symbol[1].decode()) if symbol and _OURS.search(message[:_HEAD]) else None
+    if symbol is None:
+        return None
+    venue = symbol[1].decode()
+    if _OURS.search(message[:_HEAD]):
+        return Origin("ticks", venue)
+    return Origin("lines", venue) if _TICK.search(message[:_HEAD]) else None
 
 
 def _origin_of_url(url: str) -> Origin | None:

@@ -1,12 +1,13 @@
 """Reading recorded venue traffic: files, their lines, and what those are. Pure but for reading files.
 
-Three containers are known, and told apart line by line:
+Recorded feeds (`feeds.raw_recordings`) and tables of ticks (`feeds.tables`) are known by how they begin; in text, these
+are told apart line by line:
 
 * ``<ns> <frame>``: receive time in nanoseconds and a frame (the collector of hftbacktest).
 * those of cryptofeed's recorder, times in seconds: ``<s>: <frame>`` a frame received,
   ``<url> -> <s>: <body>`` an HTTP answer, ``<url> <-> <s>`` a connection opened,
   ``<url> <- <s>: <message>`` sent by the recorder; and ``configuration: {…}``.
-* ``{"type":…}``: a message of our own protocol, as a saved NDJSON stream has them.
+* ``{"type":…}``: a message of our own protocol, as a saved NDJSON stream has them; ``{"ch":…}``: a tick.
 
 A file may be gzipped, whatever its name. Nothing is held in memory but the line at hand.
 """
@@ -16,47 +17,33 @@ from __future__ import annotations
 import glob
 import gzip
 import heapq
-import io
 import re
 import zlib
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, cast
+from typing import BinaryIO
 
-Kind = Literal["frame", "body", "opened", "message", "other", "broken"]
+from feeds.parquet import is_parquet, read_parquet
+from feeds.raw_recordings import is_raw, read_raw
+from feeds.recording_records import Kind, Record, opened
+from feeds.tables import is_table, read_table
+from feeds.tick_files import time_of
+
+__all__ = ["MAX_FILES", "Kind", "Record", "find_files", "parse_line", "read_file", "read_merged"]
 
 #: The largest line read; books of 20,000 levels take about 1 MB.
 MAX_LINE = 32 << 20
 #: Files open at the same time, in one merged recording.
 MAX_FILES = 256
 
-_GZIP_MAGIC = b"\x1f\x8b"
+#: Of a file, to tell what it is.
+_PEEK = 4096
 _NS = re.compile(rb"([0-9]{16,19}) ")
 _SECONDS = re.compile(rb"([0-9]{9,10})(?:\.([0-9]{1,9})[0-9]*)?: ?")
 _URL_LINE = re.compile(rb"(\S{1,65536}) (->|<->|<-) ([0-9]{9,10})(?:\.([0-9]{1,9})[0-9]*)?(?:: ?|$)")
+_MESSAGE = re.compile(rb'\{\s*"type"')
 _LAST_NS = 2**63 - 1
-
-
-class Record(NamedTuple):
-    """One line of a recording.
-
-    Attributes:
-        kind: ``frame`` and ``body`` have a payload, ``message`` is one of our own protocol, ``broken`` has
-            the reason as its payload, ``other`` (an empty line, a subscription sent) is of no use.
-        at: receive time in nanoseconds of Unix time; that of the line before, where this one has none.
-        payload: the frame or body as received.
-        url: of a body or a connection.
-        source: the file's number in the recording, from 0.
-        line: its number in the file, from 1.
-    """
-
-    kind: Kind
-    at: int
-    payload: bytes
-    url: str
-    source: int
-    line: int
 
 
 def find_files(path: str) -> list[Path]:
@@ -86,42 +73,73 @@ def parse_line(line: bytes, last_at: int, source: int, number: int) -> Record:
         url = match[1].decode("utf-8", "replace")
         return Record(kind, at, line[match.end() :] if kind == "body" else b"", url, source, number)
     if line.startswith(b"{"):
-        return Record("message", last_at, line, "", source, number)
+        at = last_at if _MESSAGE.match(line) else time_of(line, last_at)
+        return Record("message", at, line, "", source, number)
     if not line.strip() or line.startswith(b"configuration: "):
         return Record("other", last_at, b"", "", source, number)
     return Record("broken", last_at, b"no line of a known recorder", "", source, number)
 
 
-def read_file(path: Path, source: int = 0) -> Generator[Record]:
+def read_file(path: Path, source: int = 0, *, of_ticks: bool = False) -> Generator[Record]:
     """Yield the lines of one file in order. A gzip that is cut off ends with a broken one.
 
+    Args:
+        of_ticks: of a recorded feed, the ticks that it made; else what they were made of.
+
     Raises:
-        OSError: it can't be opened.
+        OSError: it can't be opened, or it is a table without the columns that it needs.
     """
+    with opened(path) as file:
+        try:
+            head = file.peek(_PEEK)[:_PEEK]
+        except (EOFError, zlib.error, OSError):
+            # Reading tells it, with the place.
+            head = b""
+        if is_raw(head):
+            yield from _guarded(read_raw(file, source, of_ticks=of_ticks), source)
+        elif is_parquet(head):
+            yield from read_parquet(path, source)
+        elif is_table(head):
+            yield from _guarded(read_table(file, source), source)
+        else:
+            yield from _read_lines(file, source)
+
+
+def _guarded(records: Generator[Record], source: int) -> Generator[Record]:
+    """Pass records on; where a gzip can't be read on, the last one is broken."""
     at, number = 0, 0
-    with _open(path) as file:
-        while True:
-            number += 1
-            try:
-                line = _read_line(file)
-            except (EOFError, zlib.error, OSError) as error:
-                yield Record("broken", at, f"the file can't be read on: {error}".encode(), "", source, number)
-                return
-            if line is None:
-                yield Record("broken", at, b"a line of more than 32 MiB", "", source, number)
-                continue
-            if not line:
-                return
-            record = parse_line(line.rstrip(b"\r\n"), at, source, number)
-            at = record.at
+    try:
+        for record in records:
+            at, number = record.at, record.line
             yield record
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        yield Record("broken", at, f"the file can't be read on: {error}".encode(), "", source, number + 1)
+
+
+def _read_lines(file: BinaryIO, source: int) -> Generator[Record]:
+    at, number = 0, 0
+    while True:
+        number += 1
+        try:
+            line = _read_line(file)
+        except (EOFError, zlib.error, OSError) as error:
+            yield Record("broken", at, f"the file can't be read on: {error}".encode(), "", source, number)
+            return
+        if line is None:
+            yield Record("broken", at, b"a line of more than 32 MiB", "", source, number)
+            continue
+        if not line:
+            return
+        record = parse_line(line.rstrip(b"\r\n"), at, source, number)
+        at = record.at
+        yield record
 
 
 @contextmanager
-def read_merged(paths: list[Path]) -> Iterator[Iterator[Record]]:
-    """Read several files at once, merged by time; lines of one file stay in their order."""
+def read_merged(paths: list[Path], *, of_ticks: bool = False) -> Iterator[Iterator[Record]]:
+    """Read several files at once, merged by time; lines of one file stay in their order. See `read_file`."""
     with ExitStack() as stack:
-        readers = [read_file(path, source) for source, path in enumerate(paths)]
+        readers = [read_file(path, source, of_ticks=of_ticks) for source, path in enumerate(paths)]
         for reader in readers:
             stack.callback(reader.close)
         yield heapq.merge(*readers, key=_at) if len(readers) > 1 else iter(readers[0])
@@ -139,16 +157,6 @@ def _checked(record: Record, last_at: int) -> Record:
 
 def _to_ns(whole: bytes, fraction: bytes | None) -> int:
     return int(whole) * 1_000_000_000 + int((fraction or b"").ljust(9, b"0"))
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
-    with path.open("rb") as plain:
-        if plain.peek(2)[:2] != _GZIP_MAGIC:
-            yield plain
-            return
-        with gzip.GzipFile(fileobj=plain) as unpacked:
-            yield cast(BinaryIO, io.BufferedReader(unpacked, 1 << 16))
 
 
 def _read_line(file: BinaryIO) -> bytes | None:

@@ -20,7 +20,7 @@ from pydantic import Field
 from broker.core.errors import FeedPermanentError, FrameError
 from broker.core.ticks import Tick
 from feeds.base import Feed, FeedContext, FeedOptions
-from feeds.recording_formats import DEFAULT_VENUES, Format, Origin, new_parser, origin_of_file
+from feeds.recording_formats import DEFAULT_VENUES, OF_TICKS, Format, Origin, new_parser, origin_of_file
 from feeds.recordings import MAX_FILES, Record, find_files, read_merged
 from feeds.venue import VenueParser
 
@@ -61,11 +61,18 @@ class Replay(Feed):
         Raises:
             FeedPermanentError: there is no such file, nothing to play in it, or of no known venue.
         """
-        paths, form = self._what_to_play(ctx)
+        paths, form = self.what_to_play()
+        for each in self._origins.keys() - set(paths):
+            ctx.log.warning("file left out: not of this recording", file=str(each), format=form)
         while True:
-            await _Round(ctx, paths, self.options.speed, lambda: self._new_parser(form)).play(
-                self.options.path
+            round_ = _Round(
+                ctx,
+                paths,
+                self.options.speed,
+                lambda: self._new_parser(form),
+                of_ticks=form == "raw",
             )
+            await round_.play(self.options.path)
             if not self.options.loop:
                 return
             ctx.rewind()
@@ -80,8 +87,12 @@ class Replay(Feed):
                 return origin.venue
         return "REPLAY" if wanted == "auto" else DEFAULT_VENUES[wanted]
 
-    def _what_to_play(self, ctx: FeedContext) -> tuple[list[Path], Format]:
-        """Return the files that hold something of the format, and the format."""
+    def what_to_play(self) -> tuple[list[Path], Format]:
+        """Return the files that hold something of the format, and the format.
+
+        Raises:
+            FeedPermanentError: as `run` does, but for files without a single frame.
+        """
         path, wanted = self.options.path, self.options.format
         origins = self._origins = _origins(path)
         if not origins:
@@ -90,15 +101,13 @@ class Replay(Feed):
             raise FeedPermanentError(f"{path}: {len(origins)} files, and at most {MAX_FILES} can be merged")
         if wanted != "auto":
             # Its lines may be of this format even where the first ones don't show it.
-            chosen = [each for each, origin in origins.items() if origin is None or origin.format == wanted]
+            chosen = [each for each, origin in origins.items() if _may_hold(origin, wanted)]
             form: Format = wanted
         else:
             form = self._only_format(origins)
             chosen = [
                 each for each, origin in origins.items() if origin is not None and origin.format == form
             ]
-        for each in origins.keys() - set(chosen):
-            ctx.log.warning("file left out: not of this recording", file=str(each), format=form)
         if not chosen:
             raise FeedPermanentError(f"{path}: no recorded traffic of {form} in it")
         return chosen, form
@@ -113,7 +122,7 @@ class Replay(Feed):
             choices = ", ".join(DEFAULT_VENUES)
             raise FeedPermanentError(f"{self.options.path}: {of}; a replay can play {choices}")
         venues = sorted({origin.venue for origin in known})
-        if len(formats) > 1 or (len(venues) > 1 and self.options.venue is None and formats != {"ticks"}):
+        if len(formats) > 1 or (len(venues) > 1 and self.options.venue is None and not formats <= OF_TICKS):
             found = ", ".join(venues)
             raise FeedPermanentError(
                 f"{self.options.path}: several venues ({found}); give each a feed of its own"
@@ -130,10 +139,13 @@ class _Round:
         paths: list[Path],
         speed: float | Literal["max"],
         new_parser: Callable[[], VenueParser],
+        *,
+        of_ticks: bool,
     ) -> None:
         self._ctx = ctx
         self._paths = paths
         self._speed = speed
+        self._of_ticks = of_ticks
         self._parsers = [new_parser() for _ in paths]
         self._is_connected = [False] * len(paths)
         self._unflushed = 0
@@ -144,7 +156,7 @@ class _Round:
     async def play(self, path: str) -> None:
         """Play it all; a file without a single frame or message is a `FeedPermanentError`."""
         try:
-            with read_merged(self._paths) as records:
+            with read_merged(self._paths, of_ticks=self._of_ticks) as records:
                 for number, record in enumerate(records, 1):
                     await self._play_record(record)
                     if number % _LINES_PER_TURN == 0:
@@ -153,11 +165,12 @@ class _Round:
             raise FeedPermanentError(f"{path}: {error}") from error
         await self._flush()
         if not self._frames:
-            raise FeedPermanentError(f"{path}: no frames in it")
+            what = "ticks" if self._of_ticks else "frames"
+            raise FeedPermanentError(f"{path}: no {what} in it")
 
     async def _play_record(self, record: Record) -> None:
         match record.kind:
-            case "frame":
+            case "frame" | "tick":
                 await self._wait_until_due(record.at)
                 await self._take(record, [self._parsers[record.source]])
             case "message":
@@ -223,7 +236,12 @@ class _Round:
     def _refuse(self, record: Record, error: FrameError) -> None:
         # Where it is goes with the frame: refusals are counted by their text, and one kind is logged once.
         where = f"{self._paths[record.source].name}:{record.line}: "
-        self._ctx.refused(FrameError(str(error), where.encode() + record.payload[:400]))
+        self._ctx.refused(FrameError(str(error), where.encode() + record.payload[:400], kind=error.kind))
+
+
+def _may_hold(origin: Origin | None, wanted: Format) -> bool:
+    # A recorded feed has frames too.
+    return origin is None or origin.format in (wanted, "raw")
 
 
 def _origins(path: str) -> dict[Path, Origin | None]:

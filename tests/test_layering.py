@@ -35,7 +35,7 @@ COMMON = {"broker"}
 #: What is inside -> the libraries it may import; the standard library goes without saying.
 LIBRARIES: dict[str, set[str]] = {
     "broker.core": {"msgspec", "msgpack", "orjson"},
-    "feeds": {"pydantic", "orjson", "msgspec", "trio"},
+    "feeds": {"pydantic", "orjson", "msgspec", "trio", "pyarrow"},
     "broker.runtime": {"trio", "structlog", "msgspec"},
 }
 #: What of the standard library the core does without: I/O, clocks, chance, threads, logging.
@@ -50,6 +50,7 @@ ONLY_IN: dict[str, set[str]] = {
     "trio_websocket": {"broker/transports/upstream.py", "broker/client/"},
     "hypercorn": {"broker/transports/web.py"},
     "prometheus_client": {"broker/transports/"},
+    "pyarrow": {"feeds/parquet.py"},
     "cyclopts": {"broker/cli/"},
     "asyncio": set(),
     "anyio": set(),

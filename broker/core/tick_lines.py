@@ -140,11 +140,11 @@ class TickLines:
     """The lines of one source, in order; remembers which of its books are whole.
 
     Args:
-        venue: the part before the colon of every symbol that it may send.
+        venue: the part before the colon of every symbol that it may send; ``None``: any.
         symbols: whole ones, if only these may come.
     """
 
-    def __init__(self, venue: str, symbols: Collection[str] | None = None) -> None:
+    def __init__(self, venue: str | None, symbols: Collection[str] | None = None) -> None:
         self._venue = venue
         self._symbols = None if symbols is None else frozenset(symbols)
         self._known: set[str] = set()
@@ -206,7 +206,7 @@ class TickLines:
         """Look at a symbol for the first time."""
         if not is_symbol(sym):
             raise LineError(number, "sym", _not_right(sym, WANTED["sym"]), line)
-        if venue_of(sym) != self._venue:
+        if self._venue is not None and venue_of(sym) != self._venue:
             raise LineError(number, "sym", _not_right(sym, f"of this feed's venue, {self._venue}:"), line)
         if self._symbols is not None and sym not in self._symbols:
             hint = nearest(sym, self._symbols)
