@@ -1,0 +1,208 @@
+"""A venue recorded over a real WebSocket: its recording served again, and held against the adapter."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+from trio_websocket import WebSocketConnection
+
+from broker.core.encoding import pack_tick
+from broker.core.raw_recording import Begun, Event, Published, Received, encode_block
+from broker.core.ticks import Book, Tick
+from feeds import FEEDS
+from feeds.raw_playback import Verdict, verify
+from feeds.replay import Replay
+from tests.fakes import quote
+from tests.feeds.fakes import NOW, FakeContext, FakeLog, scripted_venue
+from tests.feeds.recorded import Context, change, events_in, record_coinbase, recording_of, run_life
+
+
+def verified(path: Path, **changed: Any) -> Verdict:
+    events = events_in(path)
+    [begun] = [event for event in events if isinstance(event, Begun)][:1]
+    kind = FEEDS[begun.kind]
+    feed = kind(kind.Options.model_validate({"type": begun.kind, **begun.options, **changed}))
+    return trio.run(verify, path, feed, FakeLog(), clock=MockClock(autojump_threshold=0))
+
+
+def changed(path: Path, change_: Callable[[Event], Event | None]) -> None:
+    """Write the recording anew, with each event changed, or left out."""
+    kept = [made for event in events_in(path) if (made := change_(event)) is not None]
+    path.write_bytes(encode_block(kept))
+
+
+async def replayed(path: Path, **options: Any) -> FakeContext:
+    ctx = FakeContext()
+    await Replay(Replay.Options(path=str(path), **{"speed": "max", **options})).run(ctx)
+    return ctx
+
+
+def plain(tick: Tick) -> bytes:
+    """Return a tick but for when it was received."""
+    tick.rts = 0
+    return pack_tick(tick)
+
+
+@pytest.fixture
+async def coinbase(tmp_path: Path) -> tuple[Path, list[Tick]]:
+    return tmp_path / "coinbase", await record_coinbase(tmp_path / "coinbase")
+
+
+async def test_replay_of_a_recorded_venue_gives_its_ticks(coinbase: tuple[Path, list[Tick]]) -> None:
+    path, published = coinbase
+    ctx = await replayed(path)
+    assert len(published) == 16
+    assert list(map(plain, ctx.ticks)) == list(map(plain, published))
+    assert ctx.refusals == []
+
+
+async def test_adapter_makes_the_recorded_ticks_of_the_recorded_frames_byte_for_byte(
+    coinbase: tuple[Path, list[Tick]],
+) -> None:
+    path, published = coinbase
+    verdict = await trio.to_thread.run_sync(verified, path)
+    assert not verdict.differs
+    assert (verdict.lives, verdict.ticks, verdict.ignored, verdict.holes) == (2, len(published), 0, 0)
+    assert verdict.refused == 2
+
+
+async def test_frames_of_a_recorded_feed_can_be_replayed_through_the_parsers(
+    coinbase: tuple[Path, list[Tick]],
+) -> None:
+    path, published = coinbase
+    ctx = await replayed(path, format="coinbase")
+    assert [(tick.ch, tick.sym) for tick in ctx.ticks] == [(tick.ch, tick.sym) for tick in published]
+    assert len(ctx.refusals) == 2
+
+
+async def test_first_difference_is_shown(coinbase: tuple[Path, list[Tick]]) -> None:
+    path, published = coinbase
+    second = pack_tick(published[1])
+    other = second.replace(b"\xa19", b"\xa17")
+    changed(path, lambda event: Published(other) if event == Published(second) else event)
+    verdict = await trio.to_thread.run_sync(verified, path)
+    assert verdict.differs
+    assert verdict.ticks == 1
+    assert '[["7","3"]]' in (verdict.expected or "")
+    assert '[["9","3"]]' in (verdict.found or "")
+
+
+async def test_tick_that_is_made_no_more_or_anew_is_a_difference(coinbase: tuple[Path, list[Tick]]) -> None:
+    path, published = coinbase
+    last = Published(pack_tick(published[-1]))
+    first = path.read_bytes()
+    changed(path, lambda event: None if event == last else event)
+    verdict = await trio.to_thread.run_sync(verified, path)
+    assert (verdict.differs, verdict.expected) == (True, None)
+    path.write_bytes(first)
+    frame = change("8").encode()
+    changed(path, lambda event: None if isinstance(event, Received) and event.frame == frame else event)
+    verdict = await trio.to_thread.run_sync(verified, path)
+    assert verdict.differs
+    assert '[["8","3"]]' in (verdict.expected or "")
+
+
+async def test_recording_that_was_cut_off_has_no_difference(coinbase: tuple[Path, list[Tick]]) -> None:
+    path, _ = coinbase
+    events = events_in(path)
+    for cut in range(1, len(events)):
+        path.write_bytes(encode_block(events[:cut]))
+        verdict = await trio.to_thread.run_sync(verified, path)
+        assert not verdict.differs, events[cut - 1]
+
+
+async def test_hole_breaks_the_books_until_their_next_snapshot(coinbase: tuple[Path, list[Tick]]) -> None:
+    path, _ = coinbase
+    events = events_in(path)
+    middle = next(number for number, event in enumerate(events) if isinstance(event, Published)) + 1
+    path.write_bytes(encode_block(events[:middle]) + b"garbage" + encode_block(events[middle:]))
+    ctx = await replayed(path)
+    [refusal] = ctx.refusals
+    assert "7 bytes" in str(refusal)
+    story = [
+        each if isinstance(each, tuple) else each.kind for each in ctx.story if isinstance(each, tuple | Book)
+    ]
+    assert story[:3] == ["snapshot", ("gap", "book", "COINBASE:BTC-USD"), "snapshot"]
+    verdict = await trio.to_thread.run_sync(verified, path)
+    assert (verdict.differs, verdict.holes, verdict.lives) == (False, 1, 2)
+
+
+async def test_recorded_times_pace_the_replay(
+    coinbase: tuple[Path, list[Tick]], autojump_clock: MockClock
+) -> None:
+    path, published = coinbase
+    start = trio.current_time()
+    await replayed(path, speed=0.000_01)
+    lasted = (published[-1].rts - published[0].rts) / 1e9 / 0.000_01
+    assert trio.current_time() - start == pytest.approx(lasted, rel=0.1)
+
+
+async def test_recording_may_be_gzipped_and_its_venue_renamed(coinbase: tuple[Path, list[Tick]]) -> None:
+    path, published = coinbase
+    packed = path.with_name("packed.gz")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    ctx = await replayed(packed, venue="MINE")
+    assert {tick.sym for tick in ctx.ticks} == {"MINE:BTC-USD"}
+    assert len(ctx.ticks) == len(published)
+
+
+async def test_packed_recording_that_is_cut_off_is_played_as_far_as_it_goes(tmp_path: Path) -> None:
+    blocks = [encode_block([Published(pack_tick(quote(n=n)))]) for n in range(1000)]
+    packed = gzip.compress(encode_block([Begun(NOW, "x", "x", "SIM", {}, "")]) + b"".join(blocks))
+    (tmp_path / "packed").write_bytes(packed[: len(packed) // 2])
+    ctx = await replayed(tmp_path / "packed")
+    assert 100 < len(ctx.ticks) < 900
+    assert [tick.ts for tick in ctx.ticks] == list(range(len(ctx.ticks)))
+    assert len(ctx.refusals) >= 1
+
+
+async def test_answers_over_http_are_recorded_and_given_again(tmp_path: Path) -> None:
+    path, ctx = tmp_path / "binance", Context()
+    answer = {"lastUpdateId": 10, "bids": [["1.0", "2"]], "asks": [["1.5", "1"]]}
+    step = {"e": "depthUpdate", "E": 5, "s": "BTCUSDT", "U": 11, "u": 12, "b": [["1.0", "0"]], "a": []}
+
+    async def get(url: str) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return json.dumps(answer).encode()
+
+    async def script(socket: WebSocketConnection, path: str) -> None:
+        await socket.send_message(json.dumps({"stream": "btcusdt@depth@100ms", "data": step}))
+        await ctx.wait_for(lambda ctx: len(ctx.ticks) >= 2)
+        await socket.aclose(1000)
+
+    ctx.get = get
+    async with scripted_venue(script) as url:
+        keys = {"symbols": ["BTC-USDT"], "channels": ["book"], "url": url, "rest_url": "http://127.0.0.1:1"}
+        async with recording_of(path, ctx, "binance", **keys) as feed:
+            await run_life(feed, ctx)
+    assert [tick.kind for tick in ctx.ticks if isinstance(tick, Book)] == ["snapshot", "delta"]
+    verdict = await trio.to_thread.run_sync(verified, path)
+    assert not verdict.differs
+    assert (verdict.ticks, verdict.ignored) == (2, 0)
+
+
+async def test_refused_connection_is_recorded_and_refused_again(tmp_path: Path) -> None:
+    path, ctx = tmp_path / "coinbase", Context()
+    async with recording_of(path, ctx, "coinbase", symbols=["BTC-USD"], url="ws://127.0.0.1:1") as feed:
+        await run_life(feed, ctx)
+    verdict = await trio.to_thread.run_sync(verified, path)
+    assert (verdict.lives, verdict.differs, verdict.ignored) == (1, False, 0)
+
+
+async def test_feed_that_makes_its_ticks_itself_has_nothing_to_be_compared(tmp_path: Path) -> None:
+    path, ctx = tmp_path / "sim", Context()
+    async with recording_of(path, ctx, "simulated", symbols=2, ticks_per_second=1000) as feed:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(feed.run, ctx)
+            await ctx.wait_for(lambda ctx: len(ctx.ticks) > 50)
+            nursery.cancel_scope.cancel()
+    published = ctx.ticks
+    ctx_played = await replayed(path)
+    assert list(map(plain, ctx_played.ticks)) == list(map(plain, published))
