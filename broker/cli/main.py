@@ -14,6 +14,8 @@ from broker.cli import exits
 from broker.cli.bench import bench_app
 from broker.cli.config import config_app
 from broker.cli.feed import feed_app
+from broker.cli.record import record
+from broker.cli.replay import replay
 from broker.cli.serve import demo, serve
 from broker.cli.watch import watch
 from broker.core.errors import ConfigError
@@ -37,6 +39,8 @@ def build_app() -> App:
     app.command(demo)
     app.command(serve)
     app.command(watch)
+    app.command(record)
+    app.command(replay)
     app.command(config_app)
     app.command(feed_app)
     app.command(bench_app)
