@@ -137,7 +137,12 @@ class Broker:
     ) -> Feed:
         """Return the feed with all that it gets and makes recorded; `run` runs the recorder."""
         name = options.name or options.type
-        keys = options.model_dump(mode="json", exclude_unset=True, exclude=set(FeedOptions.model_fields))
+        try:
+            keys = options.model_dump(mode="json", exclude_unset=True, exclude=set(FeedOptions.model_fields))
+        except ValueError as exc:
+            # A plug-in's; the recording is of use without them.
+            log.warning("a feed's keys are not recorded with it", feed=name, error=str(exc))
+            keys = {}
         head = partial(Begun, feed=name, kind=options.type, venue=feed.venue, options=keys, by=SERVER)
         file = RawFile(
             Path(options.record).expanduser(),

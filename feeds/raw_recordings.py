@@ -39,7 +39,7 @@ _PEEK = 4096
 _BEGINS = MAGIC + bytes((VERSION, 0, 0, 0))
 _TICK = msgspec.msgpack.Decoder(Quote | Trade | Book | Bar | Status)
 #: What a record of ticks says, by its first byte.
-_IS_TICK, _IS_GAP, _IS_HOLE = b"t", b"g", b"h"
+_IS_TICK, _IS_GAP = b"t", b"g"
 
 
 def is_raw(head: bytes) -> bool:
@@ -66,14 +66,16 @@ def read_raw(file: io.BufferedReader, source: int, *, of_ticks: bool) -> Generat
 
     Args:
         of_ticks: the ticks and gaps, each of kind ``tick``; else what came in: ``frame``, ``body``, ``opened``.
+            Either way, ``hole`` and ``broken``.
     """
     at = 0
     for number, event in enumerate(events_of(read_blocks(file.read1)), 1):
         at = getattr(event, "at", at) if not isinstance(event, Hole) else at
-        if isinstance(event, Hole | Lost):
-            yield Record("broken", at, _about(event), "", source, number)
-            hole = Record("tick", at, _IS_HOLE, "", source, number)
-            yield hole if of_ticks else Record("opened", at, b"", "", source, number)
+        if isinstance(event, Hole | Lost | Begun):
+            # What another recorder appended has not seen what was between the two.
+            if not isinstance(event, Begun):
+                yield Record("broken", at, _about(event), "", source, number)
+            yield Record("hole", at, b"", "", source, number)
         else:
             made = (_tick_record if of_ticks else _frame_record)(event, at, source, number)
             if made is not None:
@@ -128,9 +130,7 @@ class RawTicksParser(VenueParser):
     def parse(self, frame: str | bytes, rts: int) -> list[Tick]:
         """See `VenueParser.parse`; ``frame`` is the payload of a record of the kind ``tick``."""
         assert isinstance(frame, bytes)
-        if frame[:1] == _IS_HOLE:
-            self.reset()
-        elif frame[:1] == _IS_GAP:
+        if frame[:1] == _IS_GAP:
             channel, _, symbol = frame[1:].decode("utf-8", "replace").partition(" ")
             self._lose(channel, symbol)  # type: ignore[arg-type]  # checked when the block was read
         else:

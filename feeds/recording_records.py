@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-Kind = Literal["frame", "body", "opened", "message", "tick", "other", "broken"]
+Kind = Literal["frame", "body", "opened", "message", "tick", "hole", "other", "broken"]
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -18,8 +18,9 @@ class Record(NamedTuple):
 
     Attributes:
         kind: ``frame`` and ``body`` have a payload, ``message`` is one of our own protocol or a tick in JSON,
-            ``tick`` one of a recorded feed (`feeds.raw_recordings`), ``broken`` has the reason as its payload,
-            ``other`` (an empty line, a subscription sent) is of no use.
+            ``tick`` one of a recorded feed (`feeds.raw_recordings`), ``hole`` says that something is missing here
+            that may have changed any book, ``broken`` has the reason as its payload, ``other`` (an empty line, a
+            subscription sent) is of no use.
         at: receive time in nanoseconds of Unix time; that of the line before, where this one has none.
         payload: the frame or body as received.
         url: of a body or a connection.

@@ -179,6 +179,9 @@ class _Round:
                 await self._take(record, self._parsers)
             case "opened":
                 self._open(record.source)
+            case "hole":
+                self._parsers[record.source].reset()
+                self._pass_on_gaps(self._parsers[record.source])
             case "broken":
                 self._refuse(record, FrameError(record.payload.decode("utf-8", "replace")))
 

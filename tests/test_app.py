@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import msgpack
 import pytest
 import trio
 import trustme
@@ -19,6 +20,8 @@ import trustme
 import broker.client
 from broker.app import Serving, serve
 from broker.config import load_config
+from broker.core.raw_recording import Begun, Published
+from tests.feeds.recorded import events_in
 
 
 @asynccontextmanager
@@ -48,6 +51,35 @@ async def test_default_configuration_serves_a_moving_market() -> None:
         assert seen == sorted(set(seen))
         async with httpx.AsyncClient() as http:
             assert (await http.get(f"{where.url}/readyz")).json() == {"ready": True, "reasons": []}
+
+
+async def test_feed_is_recorded_while_the_broker_serves_it(
+    tmp_path: Path,
+) -> None:
+    tables = [
+        {"type": "simulated", "record": str(tmp_path / "sim"), "symbols": ["ACME"]},
+        {"type": "simulated", "name": "other", "venue": "OTHER", "symbols": ["ACME"]},
+    ]
+    config = load_config(None, {"TAPECAST_FEEDS": json.dumps(tables)}, {"server.port": 0})
+    stop = trio.Event()
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+
+            async def run(task_status: trio.TaskStatus[Serving]) -> None:
+                await serve(config, stop=stop, task_status=task_status)
+
+            where = await nursery.start(run)
+            async with broker.client.connect(where.url) as client:
+                async for tick in client.subscribe("trade", "SIM:ACME"):
+                    seen = tick
+                    break
+            stop.set()
+    begun, *events = events_in(tmp_path / "sim")
+    assert isinstance(begun, Begun)
+    assert (begun.kind, begun.options) == ("simulated", {"symbols": ["ACME"]})
+    ticks = [msgpack.unpackb(event.tick) for event in events if isinstance(event, Published)]
+    assert {tick["sym"] for tick in ticks} == {"SIM:ACME"}
+    assert seen.id in {tick["id"] for tick in ticks if tick["ch"] == "trade"}
 
 
 async def test_draining_says_goodbye_and_frees_the_port() -> None:

@@ -380,6 +380,13 @@ def test_mistakes_elsewhere_are_reported_beside_a_file_that_is_not_toml(tmp_path
     assert len(found) == 2
 
 
+def test_two_feeds_must_not_be_recorded_into_one_file() -> None:
+    tables = [{"type": "simulated", "record": "x"}, {"type": "simulated", "name": "two", "record": "x"}]
+    assert refusals({"TAPECAST_FEEDS": json.dumps(tables)}) == [
+        'feeds: "two" and "simulated" have the same record = "x"; give each a file of its own'
+    ]
+
+
 # --- anything at all --------------------------------------------------------------------------------
 
 ANYTHING: st.SearchStrategy[Any] = st.recursive(

@@ -56,7 +56,8 @@ def _same_files(config: Config) -> Iterator[str]:
             name = options.name or options.type
             owner = owners.setdefault(options.record, name)
             if owner != name:
-                yield f"feeds: {show(name)} and {show(owner)} have the same record = {show(options.record)}"
+                both = f"{show(name)} and {show(owner)}"
+                yield f"feeds: {both} have the same record = {show(options.record)}; give each a file of its own"
 
 
 def _recording(config: Config, where: Where) -> Iterator[str]:

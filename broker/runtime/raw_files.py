@@ -9,8 +9,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from broker.core.raw_recording import MAGIC, Begun, Event, encode_block
+import msgspec
 
+from broker.core.books import BookState
+from broker.core.encoding import pack_tick
+from broker.core.raw_recording import MAGIC, Begun, Event, Lost, Missing, Published, Started, encode_block
+from broker.core.ticks import Book
+
+#: How a book begins as MessagePack, behind the head of its map.
+_BOOK_HEAD = b"\xa2ch\xa4book"
+_unpack = msgspec.msgpack.Decoder(Book).decode
 Open = Callable[[Path], BinaryIO]
 
 
@@ -22,7 +30,7 @@ class RawFile:
     """Appends blocks of events to one file; call it in a thread.
 
     With a bound, a file that has half of it is renamed to ``NAME.1``, in place of the one that was called so, and a new
-    one is begun. Books that are open then go on in the new file without their snapshot.
+    one is begun, with a snapshot of each book that goes on in it.
 
     Attributes:
         path: of the file that is written.
@@ -43,6 +51,7 @@ class RawFile:
         self._head = head
         self._half = None if most_bytes is None else most_bytes // 2
         self._open = open_
+        self._books = _Books()
         self._handle: BinaryIO | None = None
 
     def write(self, events: Sequence[Event]) -> int:
@@ -56,9 +65,15 @@ class RawFile:
         written = 0
         if self._half is not None and self._handle is not None and self.size + len(block) > self._half:
             self._turn_over()
-        if self._handle is None:
-            written = self._begin()
-        return written + self._write(block)
+            written = self._begin(self._books.snapshots())
+        elif self._handle is None:
+            # A book that was open when something was lost is whole again with the feed's next snapshot.
+            self._books = _Books()
+            written = self._begin([])
+        written += self._write(block)
+        if self._half is not None:
+            self._books.note(events)
+        return written
 
     def close(self) -> None:
         """Be done with the file; harmless when repeated."""
@@ -67,7 +82,7 @@ class RawFile:
             with suppress(OSError):
                 handle.close()
 
-    def _begin(self) -> int:
+    def _begin(self, books: Sequence[Event]) -> int:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists() and not is_raw_file(self.path):
             raise FileExistsError(
@@ -78,7 +93,11 @@ class RawFile:
         if self._half is not None and self.size > self._half:
             self._turn_over()
             self._handle = self._open(self.path)
-        return self._write(encode_block([self._head()]))
+        block = encode_block([self._head(), *books])
+        if self._half is not None and len(block) > self._half // 2:
+            # More of books than there is room for ticks.
+            block = encode_block([self._head()])
+        return self._write(block)
 
     def _turn_over(self) -> None:
         self.close()
@@ -97,6 +116,44 @@ class RawFile:
             raise
         self.size += len(block)
         return len(block)
+
+
+class _Books:
+    """The books of a recorded feed, as its ticks leave them."""
+
+    def __init__(self) -> None:
+        self._books: dict[str, BookState] = {}
+
+    def note(self, events: Sequence[Event]) -> None:
+        """Take in what was recorded."""
+        for event in events:
+            if isinstance(event, Published):
+                if _BOOK_HEAD in event.tick[:16]:
+                    self._apply(event.tick)
+            elif isinstance(event, Started | Lost):
+                self._books.clear()
+            elif isinstance(event, Missing) and event.ch == "book":
+                self._books.pop(event.sym, None)
+
+    def _apply(self, packed: bytes) -> None:
+        try:
+            tick = _unpack(packed)
+            if tick.kind == "snapshot":
+                self._books[tick.sym] = BookState()
+            if tick.sym in self._books:
+                self._books[tick.sym].apply(tick)
+        except (msgspec.MsgspecError, ValueError, TypeError):
+            # An adapter's mistake, which the broker refuses; no part of a book.
+            return
+
+    def snapshots(self) -> list[Event]:
+        """Return a tick for each book that is whole."""
+        made: list[Event] = []
+        for sym, book in self._books.items():
+            bids, asks = book.levels()
+            tick = Book(sym=sym, ts=book.ts, rts=book.rts, kind="snapshot", bids=bids, asks=asks)
+            made.append(Published(pack_tick(tick)))
+        return made
 
 
 def is_raw_file(path: Path) -> bool:

@@ -116,11 +116,12 @@ class RawRecorder:
         events, self._waiting, self._waiting_bytes = self._waiting, [], 0
         try:
             self.written_bytes += await self._in_thread(self._file.write, events)
-        except OSError as exc:
+        except (OSError, ValueError, OverflowError) as exc:
+            # Not only the disk's doing: options of a plug-in may hold what can't be written.
             taken = [event for event in events if type(event) is not Lost]
             self.lost += len(taken)
             self._losing += len(taken) + sum(event.events for event in events if type(event) is Lost)
-            self._set_failure(f"{self._file.path}: {exc.strerror or exc}")
+            self._set_failure(f"{self._file.path}: {getattr(exc, 'strerror', None) or exc}")
         else:
             self._set_failure("")
 

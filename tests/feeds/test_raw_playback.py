@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,15 @@ from trio.testing import MockClock
 from trio_websocket import WebSocketConnection
 
 from broker.core.encoding import pack_tick
+from broker.core.errors import FeedError, FeedPermanentError
 from broker.core.raw_recording import Begun, Event, Published, Received, encode_block
 from broker.core.ticks import Book, Tick
 from feeds import FEEDS
 from feeds.raw_playback import Verdict, verify
+from feeds.recordings import find_files, read_merged
 from feeds.replay import Replay
 from tests.fakes import quote
-from tests.feeds.fakes import NOW, FakeContext, FakeLog, scripted_venue
+from tests.feeds.fakes import NOW, FakeContext, FakeLog, recording, scripted_venue
 from tests.feeds.recorded import Context, change, events_in, record_coinbase, recording_of, run_life
 
 
@@ -134,6 +138,25 @@ async def test_hole_breaks_the_books_until_their_next_snapshot(coinbase: tuple[P
     assert (verdict.differs, verdict.holes, verdict.lives) == (False, 1, 2)
 
 
+async def test_books_of_a_recorder_that_ended_do_not_go_on_with_the_next(
+    coinbase: tuple[Path, list[Tick]],
+) -> None:
+    path, _ = coinbase
+    path.write_bytes(path.read_bytes() * 2)
+    ctx = await replayed(path)
+    kinds = [
+        each if isinstance(each, tuple) else each.kind for each in ctx.story if isinstance(each, tuple | Book)
+    ]
+    assert kinds.count(("gap", "book", "COINBASE:BTC-USD")) == 1
+    assert kinds[kinds.index(("gap", "book", "COINBASE:BTC-USD")) + 1] == "snapshot"
+
+
+async def test_recording_without_a_tick_is_permanent(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(encode_block([Begun(NOW, "x", "x", "SIM", {}, "")]))
+    with pytest.raises(FeedPermanentError, match="no ticks in it"):
+        await replayed(tmp_path / "empty")
+
+
 async def test_recorded_times_pace_the_replay(
     coinbase: tuple[Path, list[Tick]], autojump_clock: MockClock
 ) -> None:
@@ -206,3 +229,63 @@ async def test_feed_that_makes_its_ticks_itself_has_nothing_to_be_compared(tmp_p
     published = ctx.ticks
     ctx_played = await replayed(path)
     assert list(map(plain, ctx_played.ticks)) == list(map(plain, published))
+
+
+class RecordedVenue(Context):
+    """A context whose venue says what a recording of it holds, and hangs up."""
+
+    def __init__(self, path: Path, most: int) -> None:
+        super().__init__()
+        with read_merged(find_files(str(path))) as records:
+            kept = list(islice((each for each in records if each.kind in ("frame", "body")), most))
+        self._frames = [each.payload.decode() for each in kept if each.kind == "frame"]
+        self._bodies = {each.url: each.payload for each in kept if each.kind == "body"}
+        self.get = self._get
+
+    async def _get(self, url: str) -> bytes:
+        await trio.lowlevel.checkpoint()
+        question = url.partition("?")[2].partition("&")[0]
+        return next((body for asked, body in self._bodies.items() if question and question in asked), b"[]")
+
+    @asynccontextmanager
+    async def connect_ws(self, url: str, *, max_message_bytes: int = 16 << 20) -> AsyncGenerator[Any, None]:
+        yield RecordedSocket(self._frames)
+
+
+class RecordedSocket:
+    def __init__(self, frames: list[str]) -> None:
+        self._frames = iter(frames)
+
+    async def send(self, message: str | bytes) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive(self) -> str:
+        await trio.lowlevel.checkpoint()
+        for frame in self._frames:
+            return frame
+        raise FeedError("the recording is at its end")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "keys"),
+    [
+        ("coinbase", "coinbase-exchange-2021-04-17", {}),
+        ("binance", "binance-spot-2021-10-12", {}),
+        ("bitstamp", "bitstamp-2022-01-05", {}),
+        ("gemini", "gemini-2021-06-24", {}),
+        ("kraken", "kraken-v1-2021-04-17", {"api": "v1"}),
+    ],
+)
+async def test_ticks_of_a_real_venue_are_made_again_byte_for_byte(
+    tmp_path: Path, name: str, folder: str, keys: dict[str, Any]
+) -> None:
+    known = await replayed(recording(folder))
+    symbols = sorted({tick.sym.partition(":")[2] for tick in known.ticks})
+    ctx = RecordedVenue(recording(folder), most=2000)
+    async with recording_of(tmp_path / "again", ctx, name, symbols=symbols, **keys) as feed:
+        with pytest.raises((FeedError, ExceptionGroup)):
+            await feed.run(ctx)
+    assert len(ctx.ticks) >= 10
+    verdict = await trio.to_thread.run_sync(verified, tmp_path / "again")
+    assert not verdict.differs
+    assert (verdict.ticks, verdict.refused) == (len(ctx.ticks), len(ctx.refusals))

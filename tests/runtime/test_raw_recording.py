@@ -12,7 +12,19 @@ import pytest
 import trio
 import trio.testing
 
-from broker.core.raw_recording import Begun, Event, Hole, Lost, Received, Started, read_blocks
+from broker.core.encoding import pack_tick
+from broker.core.raw_recording import (
+    Begun,
+    Event,
+    Hole,
+    Lost,
+    Missing,
+    Published,
+    Received,
+    Started,
+    read_blocks,
+)
+from broker.core.ticks import Book
 from broker.runtime.raw_files import RawFile
 from broker.runtime.raw_recording import INTERVAL_S, RETRY_S, RawRecorder
 
@@ -183,6 +195,34 @@ def test_full_file_is_followed_by_a_new_one_and_the_bound_is_kept(tmp_path: Path
     ]
     assert numbers == list(range(numbers[0], 100))
     assert len(numbers) > 20
+
+
+def book(kind: str, **levels: Any) -> Published:
+    fields = {"bids": [], "asks": [], **levels}
+    return Published(pack_tick(Book(sym="SIM:ACME", ts=5, rts=6, kind=kind, **fields)))  # type: ignore[arg-type]
+
+
+def test_new_file_begins_with_the_books_that_go_on_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "feed"
+    file = RawFile(path, lambda: HEAD, most_bytes=4000)
+    file.write([book("snapshot", bids=[("1", "1"), ("0.9", "2")])])
+    file.write([book("delta", bids=[("1", "0")], asks=[("2", "1")])])
+    while not (tmp_path / "feed.1").exists():
+        file.write([frame(1, 100)])
+    file.close()
+    whole = book("snapshot", bids=[("0.9", "2")], asks=[("2", "1")])
+    assert events_in(path)[:2] == [HEAD, whole]
+
+
+@pytest.mark.parametrize("event", [Started(1), Lost(1, 1), Missing("book", "SIM:ACME")])
+def test_book_that_has_ended_is_not_gone_on_with(tmp_path: Path, event: Event) -> None:
+    path = tmp_path / "feed"
+    file = RawFile(path, lambda: HEAD, most_bytes=4000)
+    file.write([book("snapshot"), event, book("delta", bids=[("1", "1")])])
+    while not (tmp_path / "feed.1").exists():
+        file.write([frame(1, 100)])
+    file.close()
+    assert {type(each) for each in events_in(path)} == {Begun, Received}
 
 
 @pytest.mark.parametrize("there", [b"", None])
