@@ -150,8 +150,9 @@ class _Stage:
         with trio.CancelScope() as self._scope:
             try:
                 await self._feed.run(self)
-            except (FeedError, ExceptionGroup) as exc:
-                self.log.info("the feed's life ended", error=str(exc))
+            except Exception as exc:
+                # As its supervisor would: whatever an adapter raises ends this life, and the next one is played.
+                self.log.info("the feed's life ended", error=f"{type(exc).__name__}: {exc}")
         if not self.verdict.differs and (rest := self._peek_output()) is not None and not self._is_torn:
             self._differ(rest, None)
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trio.testing import MockClock
 from trio_websocket import WebSocketConnection
 
 from broker.core.encoding import pack_tick
 from broker.core.errors import FeedError, FeedPermanentError
-from broker.core.raw_recording import Begun, Event, Published, Received, encode_block
+from broker.core.raw_recording import Begun, Event, Published, Received, Started, encode_block
 from broker.core.ticks import Book, Tick
 from feeds import FEEDS
 from feeds.raw_playback import Verdict, verify
@@ -229,6 +231,35 @@ async def test_feed_that_makes_its_ticks_itself_has_nothing_to_be_compared(tmp_p
     published = ctx.ticks
     ctx_played = await replayed(path)
     assert list(map(plain, ctx_played.ticks)) == list(map(plain, published))
+
+
+@pytest.fixture(scope="module")
+def coinbase_events(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
+    path = tmp_path_factory.mktemp("recorded") / "coinbase"
+    trio.run(record_coinbase, path)
+    return events_in(path)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_events_in_any_order_are_played_to_their_end(
+    tmp_path_factory: pytest.TempPathFactory, coinbase_events: list[Event], data: st.DataObject
+) -> None:
+    chosen = data.draw(st.lists(st.sampled_from(coinbase_events), max_size=25))
+    path = tmp_path_factory.mktemp("shuffled") / "coinbase"
+    path.write_bytes(encode_block([coinbase_events[0], Started(NOW), *chosen]))
+    verdict = verified(path)
+    assert verdict.lives >= 1
+    assert verdict.differs == (verdict.expected is not None or verdict.found is not None)
+
+
+async def test_adapter_that_asks_for_less_is_told_so(coinbase: tuple[Path, list[Tick]]) -> None:
+    path, published = coinbase
+    frame = Received(NOW, 7, b"of a connection that it does not open", True)
+    events = events_in(path)
+    path.write_bytes(encode_block([*events[:6], frame, *events[6:]]))
+    verdict = await trio.to_thread.run_sync(verified, path)
+    assert (verdict.differs, verdict.ignored, verdict.ticks) == (False, 1, len(published))
 
 
 class RecordedVenue(Context):
