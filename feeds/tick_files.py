@@ -1,28 +1,42 @@
 """Ticks in files: one JSON object a line, or a row of a table that was made one (`feeds.tables`). Pure.
 
 A line is as `broker.core.tick_lines` says, but that ``ts`` has to be there, and that times may also be RFC 3339
-(``"2024-08-08T23:55:00.25Z"``). ``rts``, where it is there, is when it is played; else that is ``ts``.
+(``"2024-08-08T23:55:00.25Z"``). ``rts``, where it is there, is when it is played; else that is ``ts``. What
+``tapecast watch --json`` writes between ticks may stand between them.
 """
 
 from __future__ import annotations
 
 import re
 
+import msgspec
+from msgspec import Struct
+
 from broker.core.errors import FrameError
 from broker.core.requests import show
 from broker.core.tick_lines import LineError, TickLines
 from broker.core.ticks import Channel, Tick, iso_to_ns
-from feeds.frames import canonical
+from feeds.frames import canonical, decode
 from feeds.venue import VenueParser
 
 # Safe on any JSON: within a string a quote is escaped, so this can only be a key.
 _ISO = re.compile(rb'"(ts|rts|start)"(\s*:\s*)"([0-9]{4}-[^"\\]{1,60})"')
+_MESSAGE = re.compile(rb'\{\s*"type"\s*:')
 _HAS_TS = re.compile(rb'"ts"\s*:\s*(?!null)')
 _RTS, _TS = (re.compile(rb'"%b"\s*:\s*"?([^",}\s]{1,60})' % name) for name in (b"rts", b"ts"))
 _LAST_NS = 2**63 - 1
 TIME_WANTED = (
     'nanoseconds since 1970, e.g. "1700000000000000000", or RFC 3339, e.g. "2024-08-08T23:55:00.25Z"'
 )
+
+
+class _Message(Struct):
+    type: str
+    ch: str | None = None
+    sym: str | None = None
+
+
+_GAP = msgspec.json.Decoder(_Message)
 
 
 class TickFileParser(VenueParser):
@@ -39,6 +53,9 @@ class TickFileParser(VenueParser):
     def parse(self, frame: str | bytes, rts: int) -> list[Tick]:
         """See `VenueParser.parse`; a tick's ``rts`` is when it was received, as far as the file says."""
         line = frame.encode() if isinstance(frame, str) else frame
+        if _MESSAGE.match(line):
+            self._take_message(line)
+            return []
         try:
             tick = self._lines.parse(_with_plain_times(line), 0, 0)
         except LineError as error:
@@ -51,6 +68,12 @@ class TickFileParser(VenueParser):
         if self._venue is not None:
             tick.sym = canonical(self._venue, tick.sym.partition(":")[2])
         return [tick]
+
+    def _take_message(self, line: bytes) -> None:
+        """Look at a line of ``tapecast watch --json`` that is no tick: a gap breaks its book."""
+        told = decode(_GAP, line)
+        if told.type == "gap" and told.ch == "book" and told.sym is not None:
+            self._lines.lose({told.sym})
 
     def parse_body(self, url: str, body: str | bytes, rts: int) -> list[Tick]:
         """Return nothing: such a file has no HTTP answers."""

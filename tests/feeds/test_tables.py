@@ -193,6 +193,32 @@ async def test_line_that_may_have_been_of_a_book_breaks_it(tmp_path: Path) -> No
     assert len(ctx.ticks) == 1
 
 
+async def test_output_of_watch_is_played_and_its_gaps_break_books(tmp_path: Path) -> None:
+    book = {
+        "ch": "book",
+        "sym": IBM,
+        "seq": 1,
+        "ts": str(AT),
+        "rts": str(AT),
+        "bids": [["1", "1"]],
+        "asks": [],
+    }
+    lines = [
+        {**book, "kind": "snapshot"},
+        {"type": "gap", "sub": 1, "ch": "book", "sym": None, "from": None, "to": None, "reason": "stale"},
+        {"type": "gap", "sub": 1, "ch": "book", "sym": IBM, "from": 2, "to": 3, "reason": "overflow"},
+        {**book, "kind": "snapshot", "seq": 4},
+        {"type": "verdict", "is_final": True},
+    ]
+    ctx = await replayed(put(tmp_path / "ticks", "\n".join(map(json.dumps, lines))))
+    assert ctx.refusals == []
+    assert [each if isinstance(each, tuple) else each.ch for each in ctx.story] == [
+        "book",
+        ("gap", "book", IBM),
+        "book",
+    ]
+
+
 async def test_pace_is_that_of_rts_or_else_of_ts(tmp_path: Path, autojump_clock: MockClock) -> None:
     second = 1_000_000_000
     lines = [
