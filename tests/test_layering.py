@@ -35,7 +35,7 @@ COMMON = {"broker"}
 #: What is inside -> the libraries it may import; the standard library goes without saying.
 LIBRARIES: dict[str, set[str]] = {
     "broker.core": {"msgspec", "msgpack", "orjson"},
-    "feeds": {"pydantic", "orjson", "msgspec", "trio", "pyarrow"},
+    "feeds": {"pydantic", "orjson", "msgspec", "trio", "pyarrow", "coredis"},
     "broker.runtime": {"trio", "structlog", "msgspec"},
 }
 #: What of the standard library the core does without: I/O, clocks, chance, threads, logging.
@@ -52,6 +52,7 @@ ONLY_IN: dict[str, set[str]] = {
     "prometheus_client": {"broker/transports/"},
     "pyarrow": {"feeds/parquet.py"},
     "cyclopts": {"broker/cli/"},
+    "coredis": {"feeds/redis_client.py"},
     "asyncio": set(),
     "anyio": set(),
 }
