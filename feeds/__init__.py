@@ -11,7 +11,9 @@ from feeds.coinbase_advanced import CoinbaseAdvanced
 from feeds.gemini import Gemini
 from feeds.ingest import Ingest
 from feeds.kraken import Kraken
+from feeds.nats import Nats
 from feeds.process import Process
+from feeds.redis import Redis
 from feeds.replay import Replay
 from feeds.simulated import Simulated
 
@@ -24,6 +26,8 @@ FEEDS: dict[str, type[Feed]] = {
     "binance": Binance,
     "process": Process,
     "ingest": Ingest,
+    "nats": Nats,
+    "redis": Redis,
     "binance_usdm": BinanceUsdm,
     "bitstamp": Bitstamp,
     "gemini": Gemini,

@@ -70,7 +70,8 @@ def test_examples_in_config_toml_work_once_the_comment_signs_are_gone(tmp_path: 
     path = write(tmp_path, re.sub(r"^# ", "", examples, flags=re.MULTILINE))
     config = load_config(path, {}, {})
     own = "./examples/feeds/parse_only.py:Okx"
-    assert [feed.type for feed in config.feeds] == ["replay", "coinbase", "binance", "process", "ingest", own]
+    kinds = ["replay", "coinbase", "binance", "process", "ingest", "nats", "redis", own]
+    assert [feed.type for feed in config.feeds] == kinds
     assert [recording.type for recording in config.recordings] == ["tape", "replay"]
     tape = {"type": "tape", "name": "tape", "path": "recordings/tape"}
     [of_example] = read_recordings([tape], "")[0]

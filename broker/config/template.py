@@ -99,6 +99,45 @@ stamp = "made"
 # can_pause = true
 
 # [[feeds]]
+# # Messages of a NATS server, as programs publish them: one tick or several in each, in the same form.
+# type = "nats"
+# venue = "BUS"
+# # Tried one after the other; tls://HOST:PORT insists on TLS.
+# urls = ["nats://127.0.0.1:4222"]
+# # {ch} and {symbol} say what a tick need not say itself; * and > are those of NATS.
+# subjects = ["md.{ch}.{symbol}"]
+# # The only ones that may come, without the venue; [] means any.
+# symbols = []
+# # json or msgpack.
+# format = "json"
+# # A login, or a token.
+# user = ""
+# password = ""
+# token = ""
+# # A PEM file with the authority behind the server's certificate, besides the system's. Insists on TLS.
+# tls_ca = ""
+
+# [[feeds]]
+# # Streams of a Redis server (7.0 or newer, or Valkey), each entry exactly once. Needs: pip install 'tapecast[redis]'
+# type = "redis"
+# venue = "DESK"
+# # redis://HOST:PORT/DATABASE, rediss://HOST:PORT/DATABASE for TLS, or unix:///PATH.
+# url = "redis://127.0.0.1:6379/0"
+# # Keys; those with {symbol} are looked for, unless symbols are listed.
+# streams = ["ticks:{symbol}"]
+# symbols = []
+# # What comes from now on ("$"), all that is there ("0"), or behind an entry's id ("1700000000000-0").
+# start = "$"
+# # The field of an entry that has its ticks; where it is missing, the fields are the tick's.
+# field = "tick"
+# format = "json"
+# user = ""
+# password = ""
+# tls_ca = ""
+# # Whether entries wait in Redis while the broker is behind; else what is too much is conflated.
+# can_pause = true
+
+# [[feeds]]
 # # An adapter of your own: the name that an installed package gives it, package.module:Class, or a file, relative
 # # to this one. Its other keys are its own.
 # type = "./examples/feeds/parse_only.py:Okx"
