@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+#: What ends a connection of a feed; ``fault``: a mistake in the adapter, which is no `FeedError`.
+FeedFailure = Literal["connect", "refused", "closed", "silent", "mute", "venue", "failed", "fault"]
 
 
 class BrokerError(Exception):
@@ -25,11 +28,32 @@ class FeedError(BrokerError):
     """A feed can't go on as it is; the supervisor connects it again, with backoff.
 
     Not raised for a single frame that makes no sense: that is a `FrameError`, counted, and the feed goes on.
+
+    Attributes:
+        reason: what it is counted as: ``connect`` (no connection comes about), ``refused`` (an HTTP status other
+            than wanted), ``closed`` (a connection that was there has ended), ``silent`` (not even heartbeats come),
+            ``mute`` (no ticks come), ``venue`` (its own word), ``failed`` (all else).
+        retry_after_s: the venue asks to be left alone for so long.
     """
+
+    def __init__(
+        self, message: str, *, reason: FeedFailure = "failed", retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.reason: FeedFailure = reason
+        self.retry_after_s = retry_after_s
 
 
 class FeedPermanentError(FeedError):
-    """Trying again is of no use (a file that isn't there, a symbol the venue refuses): the feed stays down."""
+    """Trying again is of no use (a file that isn't there, a symbol the venue refuses): the feed stays down.
+
+    Attributes:
+        unless_live: but if it ever was live, the same has worked before, and may again: it is tried on.
+    """
+
+    def __init__(self, message: str, *, reason: FeedFailure = "failed", unless_live: bool = False) -> None:
+        super().__init__(message, reason=reason)
+        self.unless_live = unless_live
 
 
 class FrameError(FeedError):

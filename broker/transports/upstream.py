@@ -8,9 +8,12 @@ going through one would be harder to understand than none.
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import cast
 from urllib.parse import urlsplit
@@ -21,12 +24,16 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnec
 from wsproto.utilities import LocalProtocolError
 
 import broker
-from broker.core.errors import FeedError
+from broker.core.errors import FeedError, FeedPermanentError
 
 #: Messages received but not yet taken by the feed. When they are full, reading stops, and so do our pongs.
 _QUEUE_MESSAGES = 256
 _RECEIVE_BYTES = 65_536
 _USER_AGENT = f"tapecast/{broker.__version__}"
+#: A handshake that is refused so is refused for what it is: without a login, to a place where nothing is, or for
+#: where it comes from. All others may pass: 403 is also what firewalls of venues answer to who came too often
+#: (Binance's REST limits: "403, WAF limit violated"; 418 is its ban for a while), 429 and 5xx are by definition.
+PERMANENT_STATUSES = frozenset((401, 404, 405, 410, 451))
 
 
 class UpstreamSocket:
@@ -41,14 +48,14 @@ class UpstreamSocket:
         try:
             await self._connection.send_message(message)
         except (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise FeedError(self._why_closed()) from error
+            raise FeedError(self._why_closed(), reason="closed") from error
 
     async def receive(self) -> str | bytes:
         """Return the next message; what arrived before a close is still returned."""
         try:
             message: str | bytes = await self._connection.get_message()
         except (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise FeedError(self._why_closed()) from error
+            raise FeedError(self._why_closed(), reason="closed") from error
         return message
 
     def _why_closed(self) -> str:
@@ -113,9 +120,11 @@ def _no_later_than(url: str, deadline: float, timeout_s: float) -> Iterator[None
         with trio.fail_at(deadline):
             yield
     except trio.TooSlowError:
-        raise FeedError(f"{url}: no connection within {timeout_s:g} s") from None
+        raise FeedError(f"{url}: no connection within {timeout_s:g} s", reason="connect") from None
     except (OSError, ValueError, trio.BrokenResourceError, LocalProtocolError) as error:
-        raise FeedError(f"{url}: no connection: {_text(error.__cause__ or error)}") from error
+        raise FeedError(
+            f"{url}: no connection: {_text(error.__cause__ or error)}", reason="connect"
+        ) from error
 
 
 async def get_body(url: str, *, timeout_s: float = 20.0, max_bytes: int = 64 << 20) -> bytes:
@@ -133,9 +142,9 @@ async def get_body(url: str, *, timeout_s: float = 20.0, max_bytes: int = 64 << 
         with trio.fail_after(timeout_s):
             return await _get(url, timeout_s, max_bytes)
     except trio.TooSlowError:
-        raise FeedError(f"GET {url}: no answer within {timeout_s:g} s") from None
+        raise FeedError(f"GET {url}: no answer within {timeout_s:g} s", reason="connect") from None
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
-        raise FeedError(f"GET {url}: {_text(error)}") from error
+        raise FeedError(f"GET {url}: {_text(error)}", reason="connect") from error
 
 
 class _Wire(trio.abc.Stream):
@@ -202,7 +211,7 @@ async def _shake_hands(nursery: trio.Nursery, url: str, wire: _Wire, max_bytes: 
             receive_buffer_size=_RECEIVE_BYTES,
             extra_headers=[(b"user-agent", _USER_AGENT.encode())],
         )
-    raise FeedError(f"{url}: closed during the WebSocket handshake, or no WebSocket there")
+    raise FeedError(f"{url}: closed during the WebSocket handshake, or no WebSocket there", reason="connect")
 
 
 async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
@@ -221,7 +230,26 @@ async def _close(connection: WebSocketConnection, timeout_s: float) -> None:
 
 def _refusal(url: str, error: ConnectionRejected) -> FeedError:
     body = bytes(error.body or b"")[:200].decode("utf-8", "replace")
-    return FeedError(f"{url}: refused with HTTP {error.status_code} {body}".rstrip())
+    text = f"{url}: refused with HTTP {error.status_code} {body}".rstrip()
+    if error.status_code in PERMANENT_STATUSES:
+        return FeedPermanentError(text, reason="refused", unless_live=True)
+    asked = next((value for name, value in error.headers or () if name.lower() == b"retry-after"), None)
+    return FeedError(
+        text, reason="refused", retry_after_s=None if asked is None else retry_after_s(asked.decode("latin-1"))
+    )
+
+
+def retry_after_s(text: str) -> float | None:
+    """Return how many seconds a ``Retry-After`` asks for (RFC 9110, section 10.2.3); ``None`` for what is none."""
+    if re.fullmatch(r"[0-9]{1,9}", text.strip()):
+        return float(text)
+    try:
+        when = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    # RFC 5322 writes -0000 for UTC from who knows no zone.
+    when = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
 def _reader_failure(
@@ -236,7 +264,7 @@ def _reader_failure(
     first = errors.exceptions[0]
     if isinstance(first, ConnectionRejected):
         return _refusal(url, first)
-    return FeedError(f"{url}: the connection failed: {_text(first)}")
+    return FeedError(f"{url}: the connection failed: {_text(first)}", reason="closed")
 
 
 async def _get(url: str, timeout_s: float, max_bytes: int) -> bytes:
@@ -257,7 +285,12 @@ async def _get(url: str, timeout_s: float, max_bytes: int) -> bytes:
     if len(body) > max_bytes:
         raise FeedError(f"GET {url}: more than {max_bytes} bytes")
     if response.status_code != 200:
-        raise FeedError(f"GET {url}: HTTP {response.status_code}: {body[:200].decode('utf-8', 'replace')}")
+        asked = response.headers.get("retry-after")
+        raise FeedError(
+            f"GET {url}: HTTP {response.status_code}: {body[:200].decode('utf-8', 'replace')}",
+            reason="refused",
+            retry_after_s=None if asked is None else retry_after_s(asked),
+        )
     return bytes(body)
 
 

@@ -10,9 +10,9 @@ import trio
 import trustme
 from trio_websocket import WebSocketConnection, WebSocketRequest, serve_websocket
 
-from broker.core.errors import FeedError
+from broker.core.errors import FeedError, FeedPermanentError
 from broker.transports import upstream
-from broker.transports.upstream import UpstreamSocket, connect_ws, get_body
+from broker.transports.upstream import UpstreamSocket, connect_ws, get_body, retry_after_s
 from tests.feeds.fakes import scripted_server, scripted_venue
 
 
@@ -103,6 +103,68 @@ async def test_refused_upgrade_says_with_what() -> None:
         with pytest.raises(FeedError, match=r"HTTP 451 not in your country"):
             await enter(connect_ws(f"ws://127.0.0.1:{server.port}"))
         nursery.cancel_scope.cancel()
+
+
+async def refused_with(status: int, headers: list[tuple[bytes, bytes]]) -> FeedError:
+    """Return what connecting to a venue raises that refuses the upgrade."""
+
+    async def handle(request: WebSocketRequest) -> None:
+        await request.reject(status, extra_headers=headers, body=b"no")
+
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(serve_websocket, handle, "127.0.0.1", 0, None)
+        with pytest.raises(FeedError) as raised:
+            await enter(connect_ws(f"ws://127.0.0.1:{server.port}"))
+        nursery.cancel_scope.cancel()
+    return raised.value
+
+
+@pytest.mark.parametrize("status", [401, 404, 405, 410, 451])
+async def test_refusal_that_is_about_what_was_asked_is_permanent_unless_it_has_worked(status: int) -> None:
+    error = await refused_with(status, [])
+    assert isinstance(error, FeedPermanentError)
+    assert error.unless_live
+    assert error.reason == "refused"
+
+
+@pytest.mark.parametrize("status", [400, 403, 418, 429, 500, 502, 503])
+async def test_refusal_that_may_pass_says_how_long_to_wait_where_the_venue_does(status: int) -> None:
+    error = await refused_with(status, [(b"Retry-After", b"17")])
+    assert not isinstance(error, FeedPermanentError)
+    assert (error.reason, error.retry_after_s) == ("refused", 17.0)
+    assert (await refused_with(status, [])).retry_after_s is None
+
+
+async def test_get_that_is_refused_says_how_long_to_wait() -> None:
+    answer = b"HTTP/1.1 429 Slow down\r\nretry-after: 9\r\ncontent-length: 0\r\n\r\n"
+    async with answering(answer) as port:
+        with pytest.raises(FeedError) as raised:
+            await get_body(f"http://127.0.0.1:{port}/x")
+    assert raised.value.retry_after_s == 9.0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("120", 120.0),
+        (" 0 ", 0.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Wed, 21 Oct 2015 07:28:00 -0000", 0.0),
+        ("-3", None),
+        ("1.5", None),
+        ("9" * 400, None),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date_and_nonsense_is_none(text: str, seconds: float | None) -> None:
+    assert retry_after_s(text) == seconds
+
+
+def test_retry_after_a_date_to_come_is_as_long_as_it_takes_until_then() -> None:
+    waits = retry_after_s("Fri, 31 Dec 2900 23:59:59 GMT")
+    assert waits is not None
+    assert waits > 86_400 * 365
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi", b"SSH-2.0-x\r\n"])
