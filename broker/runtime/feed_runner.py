@@ -1,14 +1,22 @@
 """One feed's supervisor: keeps it running, and is the context that the feed works with.
 
 It starts the feed again with jittered backoff, notices one that has gone mute, and says what state it is in.
+The states, `idle` only for a feed that waits until somebody wants something of it:
+
+    starting ─▶ live ⇄ idle         the first tick of a life makes it live
+       ╰──┬──────┴──────╯
+          ├─▶ stale ─▶ live         connected and mute: it is connected again
+          ├─▶ down  ─▶ live         it failed: it is started again, unless that is of no use
+          ╰─▶ ended                 it has no more to give
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from math import inf
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -17,20 +25,21 @@ import trio
 
 from broker.core.bars import BarBuilder
 from broker.core.demand import Demand
-from broker.core.errors import FeedError, FeedPermanentError, FrameError
+from broker.core.errors import FeedError, FeedFailure, FeedPermanentError, FrameError
 from broker.core.feed_queue import Missed, Rewound
+from broker.core.staleness import Staleness
 from broker.core.ticks import CHANNELS, Channel, FeedState, Status, Tick
+from broker.runtime.backoff import STABLE_S, Backoff
 from broker.runtime.gate import Batch, Gate
 from broker.runtime.wanted import Wanted
 
-FIRST_BACKOFF_S, MOST_BACKOFF_S = 0.5, 30.0
-#: A connection that lived so long was a good one: the next backoff starts small again.
-STABLE_S = 60.0
+#: A feed that failed waits so long at most until the broker has taken what it left behind.
+LEFT_BEHIND_S = 0.5
 
-State = Literal["starting", "live", "stale", "down", "ended"]
+State = Literal["starting", "idle", "live", "stale", "down", "ended"]
 #: Prices are never floats: what has a point or an exponent stays text, with its digits.
 _JSON = msgspec.json.Decoder(float_hook=str)
-_SUBSCRIBER_STATE: dict[State, FeedState] = {"starting": "down", "ended": "down"}
+_SUBSCRIBER_STATE: dict[State, FeedState] = {"starting": "down", "idle": "down", "ended": "down"}
 
 
 class Feed(Protocol):
@@ -57,6 +66,9 @@ class Upstream(Protocol):
 class _MuteError(FeedError):
     """The feed has said nothing for too long."""
 
+    def __init__(self, after_s: float) -> None:
+        super().__init__(f"mute for {after_s:.3g} s; connecting again", reason="mute")
+
 
 class FeedRunner:
     """Supervises one feed; it is also the `FeedContext` that the feed works with.
@@ -65,7 +77,8 @@ class FeedRunner:
         state: as `/v1/feeds` shows it.
         gate: where what it published waits for the broker.
         publish, flush: as `feeds.base.FeedContext` has them; the gate's own, which saves a call for each tick.
-        ticks, refusals, restarts: since the start.
+        ticks, refusals, restarts, gaps: since the start; gaps are those that the feed itself told of.
+        failures: what its lives ended by, and how often.
         last_error: the text of the last failure; empty if there was none.
         since: when the state began, seconds of Trio's clock.
     """
@@ -90,7 +103,8 @@ class FeedRunner:
         self.log = structlog.get_logger().bind(feed=name)
         self.state: State = "starting"
         self.since = trio.current_time()
-        self.ticks = self.refusals = self.restarts = 0
+        self.ticks = self.refusals = self.restarts = self.gaps = 0
+        self.failures: Counter[FeedFailure] = Counter()
         self.refused_by: Counter[str] = Counter()
         self.last_error = ""
         self.last_tick_at: float | None = None
@@ -102,12 +116,18 @@ class FeedRunner:
         self.publish: Callable[[Tick], None] = self.gate.publish
         self.flush = self.gate.flush
         self._upstream = upstream
-        self._rng = rng
+        self._backoff = Backoff(rng)
+        self._staleness = Staleness(feed.stale_after_s or inf)
+        self._seconds: defaultdict[State, float] = defaultdict(float)
+        #: A failure was logged, and not that the feed is live again.
+        self._is_missed = False
         self._on_state = on_state
         self._demand = demand
         self._wanted: Wanted | None = None
         #: Between two lives, and after the last.
         self._is_over = False
+        #: The feed waits until somebody wants something.
+        self._is_idle = False
         self._life = trio.CancelScope()
 
     # ── what the feed sees (feeds.base.FeedContext) ──────────────────────────────────────────────
@@ -115,6 +135,7 @@ class FeedRunner:
     def gap(self, ch: Channel, sym: str) -> None:
         if ch not in CHANNELS or not isinstance(sym, str):
             raise ValueError(f"gap({ch!r:.40}, {sym!r:.80}): must be a channel and a symbol")
+        self.gaps += 1
         self.gate.publish(Missed(ch, sym))
 
     def rewind(self) -> None:
@@ -144,29 +165,31 @@ class FeedRunner:
     @property
     def wanted(self) -> Wanted:
         if self._wanted is None:
-            self._wanted = Wanted(self._demand(), self.feed.symbols, self.feed.linger_s)
+            self._wanted = Wanted(
+                self._demand(), self.feed.symbols, self.feed.linger_s, on_idle=self._on_idle
+            )
         return self._wanted
 
     # ── supervision ──────────────────────────────────────────────────────────────────────────────
 
     async def supervise(self) -> None:
         """Keep the feed running until it has no more to give, or says that trying again is of no use."""
-        attempt = 0
         while True:
-            began = trio.current_time()
             try:
                 await self._run_once()
             except Exception as raised:
                 exc = _innermost(raised)
-                if isinstance(exc, FeedPermanentError):
+                # Its gaps come before its state, and what it published before both.
+                with trio.move_on_after(LEFT_BEHIND_S):
+                    await self.gate.wait_until_taken()
+                self.failures[exc.reason if isinstance(exc, FeedError) else "fault"] += 1
+                if self._is_for_good(exc):
                     self._fail(exc)
                     self.log.error("feed is down for good", error=str(exc))
                     return
-                if trio.current_time() - began > STABLE_S:
-                    attempt = 0
-                # Full jitter: a venue that comes back is not met by everybody at once.
-                pause = self._rng.uniform(0, min(MOST_BACKOFF_S, FIRST_BACKOFF_S * 2**attempt))
-                attempt = min(attempt + 1, 10)
+                if self._was_well(exc):
+                    self._backoff.start_over()
+                pause = self._backoff.pause_s(exc)
                 self._report(exc, pause)
                 await trio.sleep(pause)
                 self.restarts += 1
@@ -175,9 +198,20 @@ class FeedRunner:
                 self.log.info("feed has ended", ticks=self.ticks)
                 return
 
+    def _is_for_good(self, exc: Exception) -> bool:
+        return isinstance(exc, FeedPermanentError) and not (exc.unless_live and self.ticks)
+
+    def _was_well(self, exc: Exception) -> bool:
+        """Tell whether the life that ended was a good one for long enough; to be mute in the end is not."""
+        if self.state not in ("live", "idle"):
+            return False
+        until = self.last_tick_at if isinstance(exc, _MuteError) else None
+        return (trio.current_time() if until is None else until) - self.since > STABLE_S
+
     async def _run_once(self) -> None:
         """One life of the feed; raises what ends it. A mute feed ends with a `FeedError`."""
-        self._is_over = False
+        self._is_over = self._is_idle = False
+        self._staleness.begin()
         if self._wanted is not None:
             self._wanted.begin_anew()
         try:
@@ -186,7 +220,9 @@ class FeedRunner:
                 await self._run_feed()
                 await self.flush()
             if self._life.cancelled_caught:
-                raise _MuteError(f"mute for {self.feed.stale_after_s:g} s; connecting again")
+                patience_s = self._patience_s()
+                self._staleness.gave_up()
+                raise _MuteError(patience_s)
             # Only then it has ended: until then subscribers get ticks of it.
             await self.gate.wait_until_taken()
         finally:
@@ -208,15 +244,36 @@ class FeedRunner:
 
     def stay_alive(self) -> None:
         """Note that the feed is not mute."""
-        if self.feed.stale_after_s is not None:
-            self._life.deadline = trio.current_time() + self.feed.stale_after_s
+        if self.feed.stale_after_s is not None and not self._is_idle:
+            self._life.deadline = trio.current_time() + self._patience_s()
+
+    def _patience_s(self) -> float:
+        """Return how long the feed may be mute now."""
+        most_s = self.feed.stale_after_s
+        if most_s is None:
+            return inf
+        if most_s != self._staleness.most_s:
+            self._staleness = Staleness(most_s)
+        return self._staleness.patience_s
+
+    def _on_idle(self, is_idle: bool) -> None:
+        """Take in that nobody wants anything of the feed, which may be mute then; or that somebody does again."""
+        if is_idle == self._is_idle or self._is_over:
+            return
+        self._is_idle = is_idle
+        if is_idle:
+            self._life.deadline = inf
+            self._staleness.begin()
+            self._move_to("idle")
+        else:
+            self.stay_alive()
 
     def _report(self, exc: Exception, pause: float) -> None:
-        first = self.state == "live" or str(exc) != self.last_error
         self._fail(exc)
         known = isinstance(exc, FeedError)
         text = str(exc) if known else f"{type(exc).__name__}: {exc}"
-        if first:
+        if self._backoff.is_news(exc):
+            self._is_missed = True
             # What is not a FeedError is a mistake in the adapter, which only the traceback shows.
             self.log.warning(
                 "feed failed", error=text, retry_s=round(pause, 2), exc_info=None if known else exc
@@ -229,10 +286,15 @@ class FeedRunner:
         self._move_to("stale" if isinstance(exc, _MuteError) else "down")
 
     def _move_to(self, state: State) -> None:
-        if state != self.state:
-            self.state = state
-            self.since = trio.current_time()
-            self._on_state(self)
+        if state == self.state:
+            return
+        now = trio.current_time()
+        self._seconds[self.state] += now - self.since
+        self.state, self.since = state, now
+        if state == "live" and self._is_missed:
+            self._is_missed = False
+            self.log.info("feed is live again", restarts=self.restarts)
+        self._on_state(self)
 
     # ── what the ingest sees ─────────────────────────────────────────────────────────────────────
 
@@ -251,11 +313,18 @@ class FeedRunner:
         """Ticks that were published and the broker has not taken yet."""
         return self.gate.waiting
 
+    def seconds_in(self, now: float) -> dict[State, float]:
+        """Return how long it has been in each state since the start; ``now`` by Trio's clock."""
+        seconds = defaultdict(float, self._seconds)
+        seconds[self.state] += now - self.since
+        return dict(seconds)
+
     def heard(self, now: float, ticks: int) -> None:
         """Note that ticks arrived: the feed is live, unless they are what it left behind."""
         self.ticks += ticks
         self.last_tick_at = now
         if not self._is_over:
+            self._staleness.heard(now)
             self.stay_alive()
             self._move_to("live")
 
@@ -263,12 +332,27 @@ class FeedRunner:
         """Return the `status` tick of one of the feed's symbols, as of now."""
         now = self.time_ns()
         text = self.last_error if self.state in ("down", "stale") else ""
+        if self.state == "idle":
+            text = "nobody has wanted anything of this feed for a while; it begins when somebody does"
         state = _SUBSCRIBER_STATE.get(self.state, self.state)
         return Status(sym=sym, ts=now, rts=now, state=state, text=text[:256])  # type: ignore[arg-type]
 
 
 def _innermost(exc: Exception) -> Exception:
-    """Return what a feed raised, out of the groups that its nurseries put around a single exception."""
-    while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
-        exc = exc.exceptions[0]
-    return exc
+    """Return what a feed raised, out of the groups that its nurseries put around it.
+
+    Of several failures it is one that is permanent, else the first. A group with a mistake of the adapter's among
+    several stays as it is: its traceback shows all of them.
+    """
+    leaves = list(_leaves(exc))
+    if len(leaves) > 1 and not all(isinstance(leaf, FeedError) for leaf in leaves):
+        return exc
+    return next((leaf for leaf in leaves if isinstance(leaf, FeedPermanentError)), leaves[0])
+
+
+def _leaves(exc: Exception) -> Iterator[Exception]:
+    if isinstance(exc, ExceptionGroup):
+        for inner in exc.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield exc

@@ -6,7 +6,7 @@ in between. So what nobody wants any more is wanted for `linger_s` longer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 
 import trio
@@ -22,8 +22,22 @@ MOST_LINGERING = 10_000
 class Wanted:
     """`feeds.base.Wanted`, for one feed."""
 
-    def __init__(self, demand: Demand, declared: Sequence[str] | None, linger_s: float) -> None:
-        """``declared``: the symbols that a pattern stands for, where the feed knows them."""
+    def __init__(
+        self,
+        demand: Demand,
+        declared: Sequence[str] | None,
+        linger_s: float,
+        *,
+        on_idle: Callable[[bool], None] = lambda is_idle: None,
+    ) -> None:
+        """Look at the demand for one feed.
+
+        Args:
+            demand: of the feed's venue.
+            declared: the symbols that a pattern stands for, where the feed knows them.
+            linger_s: how long something is wanted that nobody wants any more.
+            on_idle: called with whether nothing is wanted, as the feed waits in `wait_changed` for that to change.
+        """
         self._demand = demand
         self._declared = tuple(declared or ())
         self._linger_s = linger_s
@@ -31,6 +45,7 @@ class Wanted:
         self._until: dict[_Key, float] = {}
         self._seen: frozenset[_Key] = frozenset()
         self._changed = trio.Event()
+        self._on_idle = on_idle
         demand.listeners.append(self._on_change)
 
     def symbols(self, *channels: Channel) -> frozenset[str]:
@@ -50,8 +65,10 @@ class Wanted:
         await trio.lowlevel.checkpoint()
         while (now := frozenset(self._now())) == self._seen:
             self._changed = trio.Event()
+            self._on_idle(not now)
             with trio.move_on_at(min(self._until.values(), default=inf)):
                 await self._changed.wait()
+        self._on_idle(not now)
         self._seen = now
 
     def begin_anew(self) -> None:

@@ -10,6 +10,7 @@ import orjson
 from msgspec import Meta, Struct
 
 from broker.core.delivery import Delivery
+from broker.core.errors import FeedFailure
 from broker.core.mailbox import LedgerEntry
 from broker.core.messages import Cursor, Rejected
 from broker.core.ticks import Channel, Symbol, Tick
@@ -26,7 +27,7 @@ UtcTime: TypeAlias = Annotated[
     ),
 ]
 SessionState = Literal["live", "closed", "all"]
-PageFeedState = Literal["starting", "live", "stale", "down", "ended"]
+PageFeedState = Literal["starting", "idle", "live", "stale", "down", "ended"]
 
 
 class SymbolInfo(Struct):
@@ -75,14 +76,19 @@ class FeedInfo(Struct):
         name: as configured; the type, where it was given none.
         type: which adapter it is.
         venue: what its symbols begin with.
-        state: `stale` is connected and mute, `down` waits to be started again or is down for good,
-            `ended` has no more to give.
+        state: `idle` waits until somebody wants something of it, `stale` is connected and mute, `down` waits to be
+            started again or is down for good, `ended` has no more to give.
         ticks: those that were published.
         refused: frames of the venue that map to no tick.
         conflated: ticks that were merged into a later one because the broker was behind.
         dropped: ticks that were lost because the broker was behind and too many symbols waited; a `gap` tells it.
         waiting: ticks that it brought and the broker has not taken yet.
+        gaps: how often it said that ticks of a topic were missed at the venue.
         restarts: how often it was started again after a failure.
+        failures: what its lives ended by, and how often: `connect` (no connection came about), `refused` (with an HTTP
+            status), `closed` (the connection ended), `silent` (not even heartbeats), `mute` (no ticks), `venue` (its
+            own word), `failed` (all else), `fault` (a mistake in the adapter).
+        seconds: how long it has been in each state.
         last_error: the text of the last failure, null if there was none.
         last_tick_age_s: how long ago its last ticks came, null if there were none yet.
         since: when its state began.
@@ -97,7 +103,10 @@ class FeedInfo(Struct):
     conflated: Count
     dropped: Count
     waiting: Count
+    gaps: Count
     restarts: Count
+    failures: dict[FeedFailure, Count]
+    seconds: dict[PageFeedState, Seconds]
     last_error: str | None
     last_tick_age_s: Seconds | None
     since: UtcTime
@@ -337,7 +346,7 @@ class NotReady(Problem):
 
 
 class Ready(Struct):
-    """Answer of `/readyz` while a feed is live and the broker isn't draining.
+    """Answer of `/readyz` while a feed is live, or idle for want of subscribers, and the broker isn't draining.
 
     Attributes:
         ready: always true.

@@ -209,7 +209,7 @@ class Rest:
         reasons = []
         if self._sessions.is_draining:
             reasons.append("the broker is draining")
-        if not any(runner.state == "live" for runner in self._ingest.feeds):
+        if not any(runner.state in ("live", "idle") for runner in self._ingest.feeds):
             states = ", ".join(f"{runner.name} is {runner.state}" for runner in self._ingest.feeds)
             reasons.append(f"no feed is live: {states or 'none is configured'}")
         if not reasons:
@@ -236,7 +236,10 @@ def _feed_info(runner: FeedRunner, now: float) -> pages.FeedInfo:
         conflated=runner.conflated,
         dropped=runner.dropped,
         waiting=runner.waiting,
+        gaps=runner.gaps,
         restarts=runner.restarts,
+        failures=dict(runner.failures),
+        seconds={state: round(seconds, 3) for state, seconds in runner.seconds_in(now).items()},
         last_error=runner.last_error or None,
         last_tick_age_s=None if last is None else round(now - last, 3),
         since=pages.utc_time(time.time_ns() - round((now - runner.since) * 1e9)),

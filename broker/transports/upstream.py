@@ -235,7 +235,9 @@ def _refusal(url: str, error: ConnectionRejected) -> FeedError:
         return FeedPermanentError(text, reason="refused", unless_live=True)
     asked = next((value for name, value in error.headers or () if name.lower() == b"retry-after"), None)
     return FeedError(
-        text, reason="refused", retry_after_s=None if asked is None else retry_after_s(asked.decode("latin-1"))
+        text,
+        reason="refused",
+        retry_after_s=None if asked is None else retry_after_s(asked.decode("latin-1")),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import e
 
 from hypothesis import given
@@ -116,4 +117,4 @@ def test_quiet_market_does_not_flap(gaps: list[float]) -> None:
             staleness.gave_up()
             staleness.begin()
         staleness.heard(now)
-    assert all(later - sooner >= MEMORY_S / 2 for sooner, later in zip(early, early[1:], strict=False))
+    assert all(later - sooner >= MEMORY_S / 2 for sooner, later in pairwise(early))
