@@ -42,6 +42,15 @@ def decode(decoder: msgspec.json.Decoder[T], frame: str | bytes) -> T:
         raise FrameError(str(error), frame) from None
 
 
+def is_json(frame: str | bytes) -> bool:
+    """Tell whether a frame is JSON at all: what isn't is damaged, and so may be what it still shows."""
+    try:
+        msgspec.json.decode(frame)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    return True
+
+
 def is_part_of_object(text: str) -> bool:
     """Tell whether a text that is no JSON may once have been an object: it begins, or ends, like one."""
     stripped = text.strip()

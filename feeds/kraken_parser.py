@@ -9,7 +9,7 @@ from typing import Literal
 
 from broker.core.errors import FrameError
 from broker.core.ticks import Book, Channel, Level, Tick
-from feeds.frames import check_decimals
+from feeds.frames import check_decimals, is_json
 from feeds.kraken_book import KrakenBook
 from feeds.kraken_names import symbol_of
 from feeds.venue import VenueParser, VenueRefused
@@ -57,7 +57,7 @@ class KrakenParser(VenueParser):
         except FrameError as error:
             if not isinstance(error, VenueRefused):
                 text = frame if isinstance(frame, str) else frame.decode("utf-8", "replace")
-                for symbol in self._suspects(text):
+                for symbol in self._suspects(text, is_torn=not is_json(frame)):
                     self._break(symbol)
             error.frame = frame[:512]
             raise
@@ -90,12 +90,24 @@ class KrakenParser(VenueParser):
         """Return the ticks of one frame; raises nothing but `FrameError`."""
         raise NotImplementedError
 
-    def _suspects(self, text: str) -> Iterable[str]:
-        """Return the symbols whose book an unreadable frame may have changed."""
+    def _suspects(self, text: str, *, is_torn: bool) -> Iterable[str]:
+        """Return the symbols whose book an unreadable frame may have changed.
+
+        Args:
+            text: the frame.
+            is_torn: it is no JSON, so what it shows may be damaged too.
+        """
         raise NotImplementedError
 
     def _all_books(self) -> list[str]:
-        return sorted(self._books)
+        # One that hasn't come yet may have come in this frame.
+        return sorted(self._symbols or self._books)
+
+    def _shown(self, pairs: Collection[str], *, is_torn: bool) -> list[str]:
+        """Return the symbols of the pairs that an unreadable frame shows; all, where it shows none for sure."""
+        known = self._known(pairs)
+        is_sure = bool(pairs) and (len(known) == len(pairs) or not is_torn)
+        return known if is_sure else self._all_books()
 
     def _snapshot(
         self, symbol: str, depth: int, bids: Sequence[Level], asks: Sequence[Level], checksum: int | None

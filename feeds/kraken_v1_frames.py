@@ -37,6 +37,7 @@ _TRADES_AT_FIRST = 50
 _SECONDS = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,9}))?")
 _BOOK = re.compile(r"book(?:-([1-9][0-9]{0,4}))?")
 _END = re.compile(r'"([a-z]+)(?:-\d+)?"\s*,\s*"([A-Za-z0-9.]+)\\?/([A-Za-z0-9.]+)"\s*\]\s*\Z')
+_OTHER_CHANNELS = ("ticker", "trade", "spread", "ohlc")
 _BEGINNING = re.compile(r"\[\s*(\d{1,15})\s*,")
 
 
@@ -230,17 +231,20 @@ class KrakenV1Parser(KrakenParser):
             sides = self._update(symbol, _levels(bids), _levels(asks), checksum)
         return book_ticks(symbol, ts=ts, rts=rts, is_snapshot=bool(snapshots), sides=sides)
 
-    def _suspects(self, text: str) -> Iterable[str]:
+    def _suspects(self, text: str, *, is_torn: bool) -> Iterable[str]:
         """See `KrakenParser._suspects`: by its end, else by its number; any book, if neither says.
 
-        An object is no market data, and what doesn't even begin like an array was none either.
+        An object is no market data, and what neither begins nor ends like an array was none either.
         """
-        if not text.lstrip().startswith("["):
+        stripped = text.strip()
+        if not stripped.startswith("[") and not stripped.endswith("]"):
             return []
         end = _END.search(text)
+        if end is not None and end[1] in _OTHER_CHANNELS:
+            return []
         if end is not None:
-            return self._known([f"{end[2]}/{end[3]}"]) if end[1] == "book" else []
-        beginning = _BEGINNING.match(text.lstrip())
+            return self._shown([f"{end[2]}/{end[3]}"], is_torn=is_torn)
+        beginning = _BEGINNING.match(stripped)
         known = self._numbers.get(int(beginning[1])) if beginning is not None else None
         return self._all_books() if known is None else sorted(known)
 

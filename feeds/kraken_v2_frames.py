@@ -22,7 +22,7 @@ from msgspec import Meta, Raw, Struct, field
 
 from broker.core.errors import FrameError
 from broker.core.ticks import Level, Quote, Tick, Trade
-from feeds.frames import check_decimals, decode, one_side, text_to_ns
+from feeds.frames import check_decimals, decode, is_part_of_object, one_side, text_to_ns
 from feeds.kraken_book import depth_of_snapshot
 from feeds.kraken_parser import KrakenParser, book_ticks, refusal
 
@@ -184,19 +184,19 @@ class KrakenV2Parser(KrakenParser):
             id=str(trade.trade_id),
         )
 
-    def _suspects(self, text: str) -> Iterable[str]:
+    def _suspects(self, text: str, *, is_torn: bool) -> Iterable[str]:
         """See `KrakenParser._suspects`.
 
-        A torn or garbled frame mostly still shows what it was. What shows no channel but begins like a frame may have
-        been for any book; what doesn't even begin like one was none.
+        A torn or garbled frame mostly still shows what it was. What shows no channel but begins or ends like a frame
+        may have been for any book; what does neither was none.
         """
         channel = _CHANNEL_IN_TEXT.search(text)
-        if '"method"' in text or (channel is None and not text.lstrip().startswith("{")):
+        if '"method"' in text or (channel is None and not is_part_of_object(text)):
             return []
-        if channel is not None and not "book".startswith(channel[1]):
+        if channel is not None and not "book".startswith(channel[1]) and '"checksum"' not in text:
             return []
         pairs = [f"{base}/{quote}" for base, quote in _PAIRS_IN_TEXT.findall(text)] if channel else []
-        return self._known(pairs) if pairs else self._all_books()
+        return self._shown(pairs, is_torn=is_torn)
 
 
 def _is_snapshot(kind: str | None) -> bool:

@@ -110,6 +110,10 @@ def test_changes_before_the_snapshot_are_not_served() -> None:
         b'{"type":"l2update","product_id":"BTC-USD","changes":[["buy",10.5,"1"]]}',
         b'{"type":"l2upd',
         b'{"ty',
+        update(("buy", "10", "1"))[1:],
+        update(("buy", "10", "1"))[40:],
+        update(("buy", "10", "1")).replace(b"l2update", b"l2up!date"),
+        update(("buy", "10", "1")).replace(b'"l2update"', b'"l3update'),
     ],
 )
 def test_unreadable_change_stops_the_book_until_the_next_snapshot(frame: bytes) -> None:
@@ -140,6 +144,27 @@ def test_unreadable_frame_that_is_no_change_of_a_book_leaves_it_alone(frame: byt
         parser.parse(frame, RTS)
     assert parser.take_gaps() == []
     assert len(parser.parse(update(("buy", "10", "1")), RTS)) == 1
+
+
+def test_product_that_a_damaged_frame_shows_is_not_believed_unless_there_is_such_a_book() -> None:
+    parser = CoinbaseParser(products=["BTC-USD", "ETH-USD"])
+    for product in (b"BTC", b"ETH"):
+        parser.parse(SNAPSHOT.replace(b"BTC", product), RTS)
+    with pytest.raises(FrameError):
+        parser.parse(update(("buy", "10", "1"), product="BTX-USD")[:-1], RTS)
+    assert parser.take_lost() == {"BTC-USD", "ETH-USD"}
+    parser.take_gaps()
+    parser.parse(SNAPSHOT, RTS)
+    with pytest.raises(FrameError):
+        parser.parse(update(("buy", "10", "1"))[:-1], RTS)
+    assert parser.take_lost() == {"BTC-USD"}
+
+
+def test_snapshot_that_is_damaged_is_asked_for_again() -> None:
+    parser = CoinbaseParser(products=["BTC-USD"])
+    with pytest.raises(FrameError):
+        parser.parse(SNAPSHOT[:-5], RTS)
+    assert parser.take_lost() == {"BTC-USD"}
 
 
 def test_reset_breaks_the_books_that_were_served() -> None:

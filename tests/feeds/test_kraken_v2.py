@@ -195,7 +195,7 @@ def test_unreadable_change_stops_the_book(frame: str) -> None:
     with pytest.raises(FrameError):
         parser.parse(frame, RTS)
     assert parser.take_gaps() == [("book", SYM)]
-    assert parser.take_lost() == {SYM}
+    assert SYM in parser.take_lost()
 
 
 @pytest.mark.parametrize(
