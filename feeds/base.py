@@ -37,8 +37,8 @@ class Wanted(Protocol):
     """What subscribers want of the feed's venue: canonical symbols, by channel.
 
     What nobody wants any more stays for the feed's ``linger_s``. Where the feed has not said which symbols it has,
-    subscribers may name any well-formed one: a symbol here need not exist at the venue. A feed that brings only what is
-    wanted may be mute for a good reason, so it has no ``stale_after_s``.
+    subscribers may name any well-formed one: a symbol here need not exist at the venue. While a feed waits in
+    `wait_changed` and nothing is wanted, it is ``idle``, and not taken for mute.
     """
 
     def symbols(self, *channels: Channel) -> frozenset[str]:
@@ -154,7 +154,8 @@ class Feed:
             look at each (0.5 µs).
         can_pause: whether `FeedContext.flush` may make it wait while the broker is behind, as for a file. A venue
             does not wait for us; what it sends in the meantime is conflated then.
-        stale_after_s: how long it may be mute before the supervisor connects it again; ``None``: for ever.
+        stale_after_s: how long it may be mute at most before the supervisor connects it again; a feed that always
+            has ticks is given less, down to a sixth. ``None``: for ever.
         linger_s: for how long `FeedContext.wanted` names what nobody wants any more.
         api_version: the `API_VERSION` that it was written for. An adapter of your own has to say it.
     """

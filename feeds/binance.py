@@ -8,6 +8,7 @@ budget of 6000 a minute, of which a snapshot of 1000 levels takes 50.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -19,7 +20,7 @@ from feeds.base import FeedContext, VenueSocket
 from feeds.binance_frames import BinanceParser, split_symbol
 from feeds.frames import canonical
 from feeds.rest_snapshots import RestSnapshots
-from feeds.venue import VenueFeed, VenueOptions, VenueParser, checked_url
+from feeds.venue import VenueFeed, VenueOptions, VenueParser, Verb, checked_url
 
 _STREAMS = {"quote": "bookTicker", "trade": "trade", "book": "depth@100ms"}
 _MAX_STREAMS = 1024
@@ -76,23 +77,21 @@ class Binance(VenueFeed):
         super().__init__(options)
         self._names = native_names(options.symbols)
         self.symbols = [canonical(self.venue, name) for name in self._names.values()]
-        self._streams = [
-            f"{native.lower()}@{_STREAMS[channel]}" for native in self._names for channel in options.channels
-        ]
-        self._combined_url = f"{options.url}/stream?streams={'/'.join(self._streams)}"
+        self._combined_url = f"{options.url}/stream?streams={'/'.join(self._streams(options.symbols))}"
 
     def stream_url(self) -> str:
         """See `VenueFeed.stream_url`: the streams are part of it, if they fit."""
-        return self._combined_url if self._fits_url() else f"{self.options.url}/stream"
+        return self._combined_url if self._is_in_url() else f"{self.options.url}/stream"
 
-    def subscribe_frames(self) -> list[str]:
-        """See `VenueFeed.subscribe_frames`."""
-        if self._fits_url():
+    def symbol_frames(self, verb: Verb, names: Sequence[str]) -> list[str]:
+        """See `VenueFeed.symbol_frames`: nothing, where the URL says it all."""
+        if self._is_in_url():
             return []
-        starts = range(0, len(self._streams), _STREAMS_PER_MESSAGE)
-        parts = [self._streams[start : start + _STREAMS_PER_MESSAGE] for start in starts]
+        streams = self._streams(names)
+        starts = range(0, len(streams), _STREAMS_PER_MESSAGE)
+        parts = [streams[start : start + _STREAMS_PER_MESSAGE] for start in starts]
         requests = [
-            {"method": "SUBSCRIBE", "params": part, "id": number} for number, part in enumerate(parts, 1)
+            {"method": verb.upper(), "params": part, "id": number} for number, part in enumerate(parts, 1)
         ]
         return [msgspec.json.encode(request).decode() for request in requests]
 
@@ -104,20 +103,24 @@ class Binance(VenueFeed):
         """See `VenueFeed.new_parser`."""
         return BinanceParser(self.venue, self._names)
 
-    async def run(self, ctx: FeedContext) -> None:
-        """See `VenueFeed.run`; fetches the snapshots beside it."""
+    async def connection(self, ctx: FeedContext) -> None:
+        """See `VenueFeed.connection`; fetches the snapshots beside it."""
         failure: FeedError | None = None
         async with trio.open_nursery() as nursery:
             pace_s = _PACE_S if len(self._names) > _UNPACED_SYMBOLS else 0.0
             self._snapshots = RestSnapshots(ctx, nursery, self.snapshot_url, self.flush, pace_s=pace_s)
             # Caught in here, as a nursery would wrap it in a group.
             try:
-                await super().run(ctx)
+                await super().connection(ctx)
             except FeedError as error:
                 failure = error
             nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
+
+    def connection_ended(self) -> None:
+        """See `VenueFeed.connection_ended`."""
+        self._snapshots.stop()
 
     async def after_frame(self, socket: VenueSocket, parser: VenueParser) -> None:
         """Start to fetch the snapshots that the frame made necessary."""
@@ -125,8 +128,12 @@ class Binance(VenueFeed):
         for native in parser.take_wanted():
             self._snapshots.fetch(native, parser)
 
-    def _fits_url(self) -> bool:
-        return len(self._combined_url) <= _MAX_URL
+    def _streams(self, names: Iterable[str]) -> list[str]:
+        natives = [name.replace("-", "").lower() for name in names]
+        return [f"{native}@{_STREAMS[channel]}" for native in natives for channel in self.options.channels]
+
+    def _is_in_url(self) -> bool:
+        return len(self._combined_url) <= _MAX_URL and not self.options.on_demand
 
 
 def native_names(symbols: tuple[str, ...]) -> dict[str, str]:

@@ -233,6 +233,13 @@ class BinanceParser(VenueParser):
             chain.reset()
         self._wanted.clear()
 
+    def forget(self, symbol: str) -> None:
+        """See `VenueParser.forget`."""
+        for native in [each for each in self._books if self._symbol(each) == symbol]:
+            if self._books.pop(native).is_live:
+                self._gaps.append(("book", symbol))
+            self._wanted.discard(native)
+
     def take_gaps(self) -> list[tuple[Channel, str]]:
         """See `VenueParser.take_gaps`."""
         gaps, self._gaps = self._gaps, []

@@ -15,6 +15,7 @@ pair that it does not know may just stay silent, and then its snapshot fails wit
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -27,7 +28,7 @@ from feeds.base import FeedContext, VenueSocket
 from feeds.bitstamp_frames import BitstampParser, native_of
 from feeds.frames import canonical
 from feeds.rest_snapshots import RestSnapshots
-from feeds.venue import VenueFeed, VenueOptions, VenueParser, checked_url
+from feeds.venue import VenueFeed, VenueOptions, VenueParser, Verb, checked_url
 
 _MAX_SUBSCRIPTIONS = 1024
 _HEARTBEAT_S = 20.0
@@ -80,11 +81,11 @@ class Bitstamp(VenueFeed):
         self._names = {native_of(symbol): symbol for symbol in options.symbols}
         self.symbols = [canonical(self.venue, symbol) for symbol in options.symbols]
 
-    def subscribe_frames(self) -> list[str]:
-        """See `VenueFeed.subscribe_frames`."""
+    def symbol_frames(self, verb: Verb, names: Sequence[str]) -> list[str]:
+        """See `VenueFeed.symbol_frames`."""
         return [
-            msgspec.json.encode({"event": "bts:subscribe", "data": {"channel": prefix + native}}).decode()
-            for native in self._names
+            msgspec.json.encode({"event": f"bts:{verb}", "data": {"channel": prefix + native}}).decode()
+            for native in map(native_of, names)
             for prefix in _venue_channels(self.options)
         ]
 
@@ -96,8 +97,8 @@ class Bitstamp(VenueFeed):
         """Return where the snapshot of a pair's book is."""
         return f"{self.options.rest_url}/api/v2/order_book/{native}/"
 
-    async def run(self, ctx: FeedContext) -> None:
-        """See `VenueFeed.run`; fetches the snapshots and sends heartbeats beside it."""
+    async def connection(self, ctx: FeedContext) -> None:
+        """See `VenueFeed.connection`; fetches the snapshots and sends heartbeats beside it."""
         failure: FeedError | None = None
         self._asking = Asking()
         self._is_beating = False
@@ -106,12 +107,16 @@ class Bitstamp(VenueFeed):
             self._snapshots = RestSnapshots(ctx, nursery, self.snapshot_url, self.flush)
             # Caught in here, as a nursery would wrap it in a group.
             try:
-                await super().run(ctx)
+                await super().connection(ctx)
             except FeedError as error:
                 failure = error
             nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
+
+    def connection_ended(self) -> None:
+        """See `VenueFeed.connection_ended`."""
+        self._snapshots.stop()
 
     async def after_frame(self, socket: VenueSocket, parser: VenueParser) -> None:
         """Start to fetch the snapshots that the frame made necessary."""

@@ -180,6 +180,15 @@ class BitstampParser(VenueParser):
         self._wanted.clear()
         self._broken.clear()
 
+    def forget(self, symbol: str) -> None:
+        """See `VenueParser.forget`."""
+        for native in [each for each in self._books if self._symbol(each) == symbol]:
+            self._break(native)
+            del self._books[native]
+            self._undated.discard(native)
+            self._wanted.discard(native)
+            self._broken = [each for each in self._broken if each != native]
+
     def take_gaps(self) -> list[tuple[Channel, str]]:
         """See `VenueParser.take_gaps`."""
         gaps, self._gaps = self._gaps, []

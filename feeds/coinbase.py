@@ -15,7 +15,7 @@ from __future__ import annotations
 import operator
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import reduce
 from typing import Annotated, Any, Literal
 
@@ -37,7 +37,7 @@ from feeds.frames import (
     snapshot_levels,
     text_to_ns,
 )
-from feeds.venue import VenueFeed, VenueOptions, VenueParser, VenueRefused
+from feeds.venue import VenueFeed, VenueOptions, VenueParser, VenueRefused, Verb
 
 _AGGRESSOR: dict[str, Side] = {"buy": "sell", "sell": "buy"}
 _VENUE_CHANNELS = {"quote": "ticker", "trade": "matches", "book": "level2_batch"}
@@ -136,6 +136,12 @@ class CoinbaseParser(VenueParser):
         for product in sorted(self._books):
             self._break(product)
         self._lost.clear()
+
+    def forget(self, symbol: str) -> None:
+        """See `VenueParser.forget`."""
+        product = symbol.removeprefix(f"{self._venue}:")
+        self._break(product)
+        self._lost.discard(product)
 
     def take_gaps(self) -> list[tuple[Channel, str]]:
         """See `VenueParser.take_gaps`."""
@@ -283,26 +289,27 @@ class Coinbase(VenueFeed):
         self.symbols = [canonical(self.venue, product) for product in options.symbols]
         self._asked_again: Counter[str] = Counter()
 
-    def subscribe_frames(self) -> list[str]:
-        """See `VenueFeed.subscribe_frames`."""
+    def symbol_frames(self, verb: Verb, names: Sequence[str]) -> list[str]:
+        """See `VenueFeed.symbol_frames`."""
         channels = [_VENUE_CHANNELS[channel] for channel in self.options.channels]
-        return [_request("subscribe", list(self.options.symbols), channels)]
+        return [_request(verb, list(names), channels)]
 
     def new_parser(self) -> CoinbaseParser:
         """See `VenueFeed.new_parser`."""
         return CoinbaseParser(self.venue, self.options.symbols)
 
-    async def run(self, ctx: FeedContext) -> None:
-        """See `VenueFeed.run`."""
+    async def connection(self, ctx: FeedContext) -> None:
+        """See `VenueFeed.connection`."""
         self._asked_again.clear()
-        await super().run(ctx)
+        await super().connection(ctx)
 
     async def after_frame(self, socket: VenueSocket, parser: VenueParser) -> None:
         """Ask for books that broke: a new subscription begins with a snapshot."""
         assert isinstance(parser, CoinbaseParser)
         if "book" not in self.options.channels:
             return
-        for product in sorted(parser.take_lost().intersection(self.options.symbols)):
+        lost = [each for each in parser.take_lost() if canonical(self.venue, each) in self.subscribed]
+        for product in sorted(lost):
             self._asked_again[product] += 1
             if self._asked_again[product] > _ASK_AGAIN:
                 raise FeedError(f"the book of {product} can't be read, however often it is asked for")

@@ -14,6 +14,7 @@ snapshot (if none comes within 30 s, the connection is given up), nor which word
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -24,7 +25,7 @@ from feeds.asking import Asking
 from feeds.base import FeedContext, VenueSocket
 from feeds.coinbase_advanced_frames import CoinbaseAdvancedParser
 from feeds.frames import canonical
-from feeds.venue import VenueFeed, VenueOptions, VenueParser
+from feeds.venue import VenueFeed, VenueOptions, VenueParser, Verb
 
 _VENUE_CHANNELS = {"quote": "ticker", "trade": "market_trades", "book": "level2"}
 _PRODUCT = re.compile(r"[A-Z0-9]+(-[A-Z0-9]+){1,3}")
@@ -61,21 +62,23 @@ class CoinbaseAdvanced(VenueFeed):
         self.symbols = [canonical(self.venue, product) for product in options.symbols]
         self._asking = Asking()
 
-    def subscribe_frames(self) -> list[str]:
-        """See `VenueFeed.subscribe_frames`."""
+    def opening_frames(self) -> list[str]:
+        """See `VenueFeed.opening_frames`."""
+        return [msgspec.json.encode({"type": "subscribe", "channel": "heartbeats"}).decode()]
+
+    def symbol_frames(self, verb: Verb, names: Sequence[str]) -> list[str]:
+        """See `VenueFeed.symbol_frames`."""
         channels = [_VENUE_CHANNELS[channel] for channel in self.options.channels]
-        products = list(self.options.symbols)
-        beat = msgspec.json.encode({"type": "subscribe", "channel": "heartbeats"}).decode()
-        return [beat, *(_request("subscribe", products, channel) for channel in channels)]
+        return [_request(verb, list(names), channel) for channel in channels]
 
     def new_parser(self) -> CoinbaseAdvancedParser:
         """See `VenueFeed.new_parser`."""
         return CoinbaseAdvancedParser(self.venue, self.options.symbols)
 
-    async def run(self, ctx: FeedContext) -> None:
-        """See `VenueFeed.run`."""
+    async def connection(self, ctx: FeedContext) -> None:
+        """See `VenueFeed.connection`."""
         self._asking = Asking()
-        await super().run(ctx)
+        await super().connection(ctx)
 
     async def after_frame(self, socket: VenueSocket, parser: VenueParser) -> None:
         """Ask for books that broke: a new subscription begins with a snapshot."""
@@ -83,7 +86,7 @@ class CoinbaseAdvanced(VenueFeed):
         if "book" not in self.options.channels:
             return
         now = trio.current_time()
-        lost = sorted(parser.take_lost().intersection(self.options.symbols))
+        lost = sorted(each for each in parser.take_lost() if canonical(self.venue, each) in self.subscribed)
         for product in lost:
             self._asking.ask(product, now)
         if lost:

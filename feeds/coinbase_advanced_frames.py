@@ -149,6 +149,13 @@ class CoinbaseAdvancedParser(VenueParser):
         self._seen.clear()
         self._last, self._unread = None, 0
 
+    def forget(self, symbol: str) -> None:
+        """See `VenueParser.forget`."""
+        product = symbol.removeprefix(f"{self._venue}:")
+        self._break(product)
+        self._lost.discard(product)
+        self.broken.discard(product)
+
     def take_gaps(self) -> list[tuple[Channel, str]]:
         """See `VenueParser.take_gaps`."""
         gaps, self._gaps = self._gaps, []

@@ -11,6 +11,7 @@ level 2 frame ever has a ``socket_sequence``, and which words its errors have.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -21,7 +22,7 @@ from feeds.asking import Asking
 from feeds.base import FeedContext, VenueSocket
 from feeds.frames import canonical
 from feeds.gemini_frames import GeminiParser, native_of
-from feeds.venue import VenueFeed, VenueOptions, VenueParser
+from feeds.venue import VenueFeed, VenueOptions, VenueParser, Verb
 
 _PAIR = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{3,5}(-PERP)?")
 
@@ -54,18 +55,18 @@ class Gemini(VenueFeed):
         self.symbols = [canonical(self.venue, symbol) for symbol in options.symbols]
         self._asking = Asking()
 
-    def subscribe_frames(self) -> list[str]:
-        """See `VenueFeed.subscribe_frames`."""
-        return [_request("subscribe", list(self._names))]
+    def symbol_frames(self, verb: Verb, names: Sequence[str]) -> list[str]:
+        """See `VenueFeed.symbol_frames`."""
+        return [_request(verb, [native_of(name) for name in names])]
 
     def new_parser(self) -> GeminiParser:
         """See `VenueFeed.new_parser`."""
         return GeminiParser(self.venue, self._names, self.options.channels)
 
-    async def run(self, ctx: FeedContext) -> None:
-        """See `VenueFeed.run`."""
+    async def connection(self, ctx: FeedContext) -> None:
+        """See `VenueFeed.connection`."""
         self._asking = Asking()
-        await super().run(ctx)
+        await super().connection(ctx)
 
     async def after_frame(self, socket: VenueSocket, parser: VenueParser) -> None:
         """Ask for books that broke: a new subscription begins with a whole one."""
@@ -74,6 +75,8 @@ class Gemini(VenueFeed):
             return
         now = trio.current_time()
         for native in sorted(parser.take_lost().intersection(self._names)):
+            if canonical(self.venue, self._names[native]) not in self.subscribed:
+                continue
             self._asking.ask(native, now)
             for verb in ("unsubscribe", "subscribe"):
                 await socket.send(_request(verb, [native]))

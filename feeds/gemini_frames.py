@@ -173,6 +173,13 @@ class GeminiParser(VenueParser):
         self.broken.clear()
         self._sequence = None
 
+    def forget(self, symbol: str) -> None:
+        """See `VenueParser.forget`."""
+        for native in [each for each in self._tops if self._symbol(each) == symbol]:
+            self._break(native)
+            self._lost.discard(native)
+            self.broken.discard(native)
+
     def take_gaps(self) -> list[tuple[Channel, str]]:
         """See `VenueParser.take_gaps`."""
         gaps, self._gaps = self._gaps, []

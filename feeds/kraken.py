@@ -18,7 +18,7 @@ levels, which the checksum doesn't cover, is never lost.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -31,7 +31,7 @@ from feeds.kraken_names import Api, symbol_of, venue_pair
 from feeds.kraken_parser import KrakenParser
 from feeds.kraken_v1_frames import KrakenV1Parser
 from feeds.kraken_v2_frames import KrakenV2Parser
-from feeds.venue import VenueFeed, VenueOptions, VenueParser
+from feeds.venue import VenueFeed, VenueOptions, VenueParser, Verb
 
 _URLS: dict[Api, str] = {"v1": "wss://ws.kraken.com", "v2": "wss://ws.kraken.com/v2"}
 _PAIRS_PER_REQUEST = 200
@@ -84,14 +84,10 @@ class Kraken(VenueFeed):
         """See `VenueFeed.stream_url`."""
         return self.options.url or _URLS[self.options.api]
 
-    def subscribe_frames(self) -> list[str]:
-        """See `VenueFeed.subscribe_frames`."""
-        pairs = list(self._pairs.values())
-        return [
-            frame
-            for channel in self.options.channels
-            for frame in self._requests("subscribe", channel, pairs)
-        ]
+    def symbol_frames(self, verb: Verb, names: Sequence[str]) -> list[str]:
+        """See `VenueFeed.symbol_frames`."""
+        pairs = [venue_pair(name, self.options.api) for name in names]
+        return [frame for channel in self.options.channels for frame in self._requests(verb, channel, pairs)]
 
     def new_parser(self) -> KrakenParser:
         """See `VenueFeed.new_parser`."""
@@ -99,14 +95,17 @@ class Kraken(VenueFeed):
             return KrakenV1Parser(self.venue, self._pairs)
         return KrakenV2Parser(self.venue, self._pairs, self.options.depth)
 
-    async def run(self, ctx: FeedContext) -> None:
-        """See `VenueFeed.run`."""
+    async def connection(self, ctx: FeedContext) -> None:
+        """See `VenueFeed.connection`."""
         self._asked_again.clear()
         self._awaited.clear()
         self._ping_at = trio.current_time() + _PING_S
+        await super().connection(ctx)
+
+    def will_come(self, symbols: Sequence[str]) -> None:
+        """See `VenueFeed.will_come`."""
         if "book" in self.options.channels:
-            self._await(self.symbols)
-        await super().run(ctx)
+            self._await(symbols)
 
     async def after_frame(self, socket: VenueSocket, parser: VenueParser) -> None:
         """Ask for books that broke, give up on those that don't come, and send a ping when it is time.
@@ -122,7 +121,7 @@ class Kraken(VenueFeed):
             await socket.send('{"event":"ping"}' if self.options.api == "v1" else '{"method":"ping"}')
 
     async def _ask_again(self, socket: VenueSocket, parser: KrakenParser) -> None:
-        lost = [symbol for symbol in sorted(parser.take_lost()) if symbol in self._pairs]
+        lost = [symbol for symbol in sorted(parser.take_lost()) if symbol in self.subscribed]
         for symbol in lost:
             self._asked_again[symbol] += 1
             if self._asked_again[symbol] > _ASK_AGAIN:
@@ -139,7 +138,11 @@ class Kraken(VenueFeed):
     def _look_for_awaited(self, parser: KrakenParser) -> None:
         if not self._awaited:
             return
-        self._awaited = {each: by for each, by in self._awaited.items() if not parser.is_live(each)}
+        self._awaited = {
+            each: by
+            for each, by in self._awaited.items()
+            if not parser.is_live(each) and each in self.subscribed
+        }
         late = [symbol for symbol, by in self._awaited.items() if by < trio.current_time()]
         if late:
             raise FeedError(f"the venue sent no book of {late[0]} within {_SNAPSHOT_S:g} s")

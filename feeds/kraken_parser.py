@@ -72,6 +72,11 @@ class KrakenParser(VenueParser):
             self._break(symbol)
         self._lost.clear()
 
+    def forget(self, symbol: str) -> None:
+        """See `VenueParser.forget`."""
+        self._break(symbol)
+        self._lost.discard(symbol)
+
     def take_gaps(self) -> list[tuple[Channel, str]]:
         """See `VenueParser.take_gaps`."""
         gaps, self._gaps = self._gaps, []

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import msgspec
+from pydantic import field_validator
 
 from broker.core.errors import FeedError, FrameError
 from broker.core.tick_lines import odd_values
 from broker.core.ticks import Book, Channel, Tick, is_symbol, venue_of
-from feeds.base import FeedContext, VenueSocket
+from feeds.base import VenueSocket
 from feeds.frames import canonical
 from feeds.venue import VenueFeed, VenueOptions, VenueParser
 
@@ -60,6 +61,13 @@ class ParseFeed(VenueFeed):
         #: The adapter's own, if it is empty.
         url: str = ""
 
+        @field_validator("on_demand")
+        @classmethod
+        def _has_all(cls, on_demand: bool) -> bool:
+            if on_demand:
+                raise ValueError("this adapter always subscribes to all of its symbols")
+            return on_demand
+
     venue: str
     url: ClassVar[str]
     subscribe: ClassVar[Frames | Mapping[Channel, Frames]] = ()
@@ -67,7 +75,6 @@ class ParseFeed(VenueFeed):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self.symbols = [canonical(self.venue, name) for name in options.symbols]
-        self._parser: _Parser | None = None
         self._canonical = {self.venue_name(name): canonical(self.venue, name) for name in options.symbols}
 
     # ── what an adapter says ─────────────────────────────────────────────────────────────────────
@@ -116,18 +123,7 @@ class ParseFeed(VenueFeed):
 
     def new_parser(self) -> VenueParser:
         """See `VenueFeed.new_parser`."""
-        self._parser = _Parser(self)
-        return self._parser
-
-    async def run(self, ctx: FeedContext) -> None:
-        """See `Feed.run`. When the connection ends, its books do, too."""
-        try:
-            await super().run(ctx)
-        finally:
-            if self._parser is not None:
-                self._parser.reset()
-                for channel, symbol in self._parser.take_gaps():
-                    ctx.gap(channel, symbol)
+        return _Parser(self)
 
     async def after_frame(self, socket: VenueSocket, parser: VenueParser) -> None:
         """See `VenueFeed.after_frame`."""

@@ -17,6 +17,8 @@ from feeds.venue import VenueParser, hand_over
 _FETCHES = 4
 _RETRY_S = 1.0
 _MAX_RETRY_S = 30.0
+#: What a venue may ask for with its ``Retry-After``.
+_MAX_RETRY_AFTER_S = 900.0
 
 
 class SnapshotParser(VenueParser, Protocol):
@@ -33,6 +35,8 @@ class RestSnapshots:
     """Fetches snapshots for one connection: each symbol once at a time, a few symbols at once.
 
     What fails, or is too old, is asked for again after 1 s, and each further time after twice as long, up to 30 s.
+    While the venue asks to be left alone nothing is fetched at all. The first failure of a connection is logged, and
+    the first after each success.
     """
 
     def __init__(
@@ -60,6 +64,13 @@ class RestSnapshots:
         self._pace_s = pace_s
         self._limit = trio.CapacityLimiter(_FETCHES)
         self._under_way: set[str] = set()
+        self._not_before = 0.0
+        self._is_failing = False
+        self._is_over = False
+
+    def stop(self) -> None:
+        """Publish nothing more: the connection that the snapshots are for has ended."""
+        self._is_over = True
 
     def fetch(self, native: str, parser: SnapshotParser) -> None:
         """Fetch a symbol's snapshot until the parser wants it no more; does nothing if that is under way."""
@@ -71,6 +82,7 @@ class RestSnapshots:
         retry_s = _RETRY_S
         while parser.wants_snapshot(native):
             async with self._limit:
+                await trio.sleep_until(self._not_before)
                 await self._fetch_once(native, parser)
                 await trio.sleep(self._pace_s)
             if parser.wants_snapshot(native):
@@ -82,7 +94,14 @@ class RestSnapshots:
         try:
             body = await self._ctx.get_body(self._url_of(native))
         except FeedError as error:
-            self._ctx.log.warning("snapshot_failed", symbol=native, error=str(error))
+            if not self._is_failing:
+                self._is_failing = True
+                self._ctx.log.warning("snapshot_failed", symbol=native, error=str(error))
+            if error.retry_after_s is not None:
+                self._not_before = trio.current_time() + min(error.retry_after_s, _MAX_RETRY_AFTER_S)
+            return
+        self._is_failing = False
+        if self._is_over:
             return
         hand_over(self._ctx, parser, partial(parser.parse_snapshot, native, body, self._ctx.time_ns()))
         await self._flush(self._ctx)

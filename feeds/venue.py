@@ -6,18 +6,22 @@ can't say in ticks (a book that broke) it keeps for `VenueParser.take_gaps`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
+from math import inf
 from typing import Annotated, ClassVar, Literal, Protocol
 
 import trio
 from pydantic import Field, field_validator
 
 from broker.core.errors import FeedError, FeedPermanentError, FrameError
-from broker.core.ticks import Channel, Tick
+from broker.core.ticks import Channel, Tick, Trade
 from feeds.base import Feed, FeedContext, FeedOptions, VenueSocket
 
 VenueChannel = Literal["quote", "trade", "book"]
+Verb = Literal["subscribe", "unsubscribe"]
+#: How often a feed on demand looks at what is wanted: venues count the messages they get.
+DEMAND_S = 1.0
 
 
 class VenueRefused(FrameError):
@@ -47,6 +51,16 @@ class VenueParser(Protocol):
     def reset(self) -> None:
         """Forget what the last connection said, as a new one begins; books served so far become gaps."""
 
+    def forget(self, symbol: str) -> None:
+        """Serve a book no more until its next snapshot, as it was unsubscribed from; it becomes a gap.
+
+        Needs nothing of a parser whose feed can't be on demand.
+
+        Args:
+            symbol: canonical.
+        """
+        return
+
     def take_gaps(self) -> list[tuple[Channel, str]]:
         """Return the topics that broke since the last call, and forget them."""
 
@@ -58,8 +72,13 @@ class VenueOptions(FeedOptions):
     #: The venue's WebSocket; another one if it is to be a server of your own.
     url: str
     channels: Annotated[tuple[VenueChannel, ...], Field(min_length=1)] = ("quote", "trade", "book")
-    #: Connected, but without a tick for so long: connect again. Raise it for names that hardly trade.
+    #: Connected, but without a tick for so long, or for a sixth of it where ticks always come: connect again. Raise it
+    #: for names that hardly trade.
     stale_after_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
+    #: Subscribe upstream only to the symbols that somebody downstream wants, and connect only then.
+    on_demand: bool = False
+    #: For how long a symbol stays subscribed to that nobody wants any more; for ``on_demand`` only.
+    linger_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
 
     @field_validator("symbols", "channels")
     @classmethod
@@ -83,8 +102,8 @@ def checked_url(url: str, *schemes: str) -> str:
     return url.rstrip("/")
 
 
-def hand_over(ctx: FeedContext, parser: VenueParser, ticks: Callable[[], list[Tick]]) -> None:
-    """Publish what a call of the parser returns; count a `FrameError`; pass on the gaps that it found.
+def hand_over(ctx: FeedContext, parser: VenueParser, ticks: Callable[[], list[Tick]]) -> list[Tick]:
+    """Publish and return what a call of the parser returns; count a `FrameError`; pass on the gaps that it found.
 
     Raises:
         FeedError: the frame was the venue's refusal; permanent where the venue says so.
@@ -93,19 +112,23 @@ def hand_over(ctx: FeedContext, parser: VenueParser, ticks: Callable[[], list[Ti
     try:
         parsed = ticks()
     except VenueRefused as refusal:
-        raise (FeedPermanentError if refusal.permanent else FeedError)(str(refusal)) from None
+        kind = FeedPermanentError if refusal.permanent else FeedError
+        raise kind(str(refusal), reason="venue") from None
     except FrameError as error:
         ctx.refused(error)
     for channel, symbol in parser.take_gaps():
         ctx.gap(channel, symbol)
     for tick in parsed:
         ctx.publish(tick)
+    return parsed
 
 
 class VenueFeed(Feed):
     """A venue over one WebSocket; a subclass says which.
 
     Attributes:
+        symbols: canonical, in the order of the options.
+        subscribed: those of them that this connection has asked for.
         silence_s: a venue that sends something at least so often, whatever the market does, is given up when it
             doesn't; ``None``: it may be silent.
     """
@@ -116,15 +139,33 @@ class VenueFeed(Feed):
     def __init__(self, options: VenueOptions) -> None:
         self.options = options
         self.stale_after_s = options.stale_after_s
+        self.linger_s = options.linger_s
+        self.subscribed: set[str] = set()
+        #: Those that had a trade on this connection.
+        self._traded: set[str] = set()
         self._flushing = trio.Lock()
+        self._look_at = 0.0
 
     def stream_url(self) -> str:
         """Return where to connect."""
         return self.options.url
 
-    def subscribe_frames(self) -> list[str]:
-        """Return what to send once connected, in order."""
+    def opening_frames(self) -> list[str]:
+        """Return what to send once connected, ahead of any subscription."""
         return []
+
+    def symbol_frames(self, verb: Verb, names: Sequence[str]) -> list[str]:
+        """Return what begins or ends the subscriptions to some symbols, in order.
+
+        Args:
+            verb: which of both.
+            names: of the options' symbols, as they stand there; at least one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} can't subscribe to single symbols")
+
+    def subscribe_frames(self) -> list[str]:
+        """Return what is sent to get everything that is configured."""
+        return [*self.opening_frames(), *self.symbol_frames("subscribe", self.options.symbols)]
 
     def new_parser(self) -> VenueParser:
         """Return a parser for one connection."""
@@ -132,23 +173,126 @@ class VenueFeed(Feed):
 
     async def run(self, ctx: FeedContext) -> None:
         """See `Feed.run`; ends only by raising, as a venue has always more to give."""
-        async with ctx.connect_ws(self.stream_url()) as socket:
-            for frame in self.subscribe_frames():
-                await socket.send(frame)
-            parser = self.new_parser()
-            while True:
-                received = await self._receive(socket)
-                hand_over(ctx, parser, partial(parser.parse, received, ctx.time_ns()))
-                await self.after_frame(socket, parser)
-                await self.flush(ctx)
+        while True:
+            if self.options.on_demand:
+                while not self._wanted(ctx):
+                    await ctx.wanted.wait_changed()
+            await self.connection(ctx)
 
-    async def _receive(self, socket: VenueSocket) -> str | bytes:
-        if self.silence_s is None:
+    async def connection(self, ctx: FeedContext) -> None:
+        """Follow the venue over one connection; return if nothing is wanted of it any more.
+
+        Raises:
+            FeedError: the connection is of no more use.
+        """
+        self.subscribed.clear()
+        async with ctx.connect_ws(self.stream_url()) as socket:
+            parser = self.new_parser()
+            try:
+                await self._follow(ctx, socket, parser)
+                self._end(ctx, parser)
+            except FeedError:
+                self._end(ctx, parser)
+                # Closing may take seconds; until then subscribers must not take the old books for the venue's.
+                await self.flush(ctx)
+                raise
+            finally:
+                self._end(ctx, parser)
+
+    async def _follow(self, ctx: FeedContext, socket: VenueSocket, parser: VenueParser) -> None:
+        on_demand = self.options.on_demand
+        symbols = self._wanted(ctx) if on_demand else self.symbols
+        for frame in self.opening_frames() if on_demand else self.subscribe_frames():
+            await socket.send(frame)
+        if on_demand:
+            await self._subscribe(socket, symbols)
+        else:
+            self._note_subscribed(symbols)
+        heard_at = trio.current_time()
+        while self.subscribed:
+            received = await self._receive(socket, heard_at)
+            if received is not None:
+                heard_at = trio.current_time()
+                for tick in hand_over(ctx, parser, partial(parser.parse, received, ctx.time_ns())):
+                    if type(tick) is Trade:
+                        self._traded.add(tick.sym)
+                await self.after_frame(socket, parser)
+            if on_demand and trio.current_time() >= self._look_at:
+                await self._follow_demand(ctx, socket, parser)
+            await self.flush(ctx)
+
+    def _end(self, ctx: FeedContext, parser: VenueParser) -> None:
+        """Make gaps of the books that were served, and where trades may be missed from now on. Harmless twice."""
+        self.connection_ended()
+        parser.reset()
+        for channel, symbol in parser.take_gaps():
+            ctx.gap(channel, symbol)
+        self._miss_trades(ctx, self._traded)
+        self.subscribed.clear()
+
+    def _miss_trades(self, ctx: FeedContext, symbols: Collection[str]) -> None:
+        """Tell that trades may be missed from now on; where there was none since the last gap, that one still holds."""
+        for symbol in sorted(self._traded.intersection(symbols)):
+            ctx.gap("trade", symbol)
+        self._traded.difference_update(list(symbols))
+
+    def connection_ended(self) -> None:
+        """Stop publishing what runs beside the connection; called before its books become gaps, maybe twice."""
+
+    # ── on demand ────────────────────────────────────────────────────────────────────────────────
+
+    def _wanted(self, ctx: FeedContext) -> list[str]:
+        """Return which of the symbols somebody wants on any of the channels, in their order."""
+        channels: list[Channel] = [*self.options.channels]
+        if "trade" in channels:
+            channels.append("bar")
+        wanted = ctx.wanted.symbols(*channels)
+        return [symbol for symbol in self.symbols if symbol in wanted]
+
+    async def _follow_demand(self, ctx: FeedContext, socket: VenueSocket, parser: VenueParser) -> None:
+        """Subscribe to what somebody has begun to want, and unsubscribe from what nobody wants any more."""
+        self._look_at = trio.current_time() + DEMAND_S
+        wanted = self._wanted(ctx)
+        await self._subscribe(socket, [symbol for symbol in wanted if symbol not in self.subscribed])
+        unwanted = [symbol for symbol in self.symbols if symbol in self.subscribed.difference(wanted)]
+        if not unwanted:
+            return
+        for symbol in unwanted:
+            parser.forget(symbol)
+        for channel, symbol in parser.take_gaps():
+            ctx.gap(channel, symbol)
+        self._miss_trades(ctx, unwanted)
+        self.subscribed.difference_update(unwanted)
+        for frame in self.symbol_frames("unsubscribe", self._names_of(unwanted)):
+            await socket.send(frame)
+
+    async def _subscribe(self, socket: VenueSocket, symbols: Sequence[str]) -> None:
+        if symbols:
+            self._note_subscribed(symbols)
+            for frame in self.symbol_frames("subscribe", self._names_of(symbols)):
+                await socket.send(frame)
+
+    def _note_subscribed(self, symbols: Sequence[str]) -> None:
+        self.subscribed.update(symbols)
+        self.will_come(symbols)
+
+    def will_come(self, symbols: Sequence[str]) -> None:
+        """Note that these (canonical) symbols are being subscribed to."""
+
+    def _names_of(self, symbols: Iterable[str]) -> list[str]:
+        names = dict(zip(self.symbols, self.options.symbols, strict=True))
+        return [names[symbol] for symbol in symbols]
+
+    async def _receive(self, socket: VenueSocket, heard_at: float) -> str | bytes | None:
+        """Return the next frame; ``None`` where it is time to look at what is wanted."""
+        silent_at = inf if self.silence_s is None else heard_at + self.silence_s
+        with trio.move_on_at(min(silent_at, self._look_at if self.options.on_demand else inf)):
             return await socket.receive()
-        with trio.move_on_after(self.silence_s):
-            return await socket.receive()
+        if trio.current_time() < silent_at:
+            return None
         raise FeedError(
-            f"{self.stream_url()}: nothing has come for {self.silence_s:g} s, not even a heartbeat"
+            f"{self.stream_url()}: nothing has come for {self.silence_s:g} s, not even a heartbeat",
+            reason="silent",
         )
 
     async def flush(self, ctx: FeedContext) -> None:

@@ -60,6 +60,7 @@ class FakeContext:
         story: ticks and gaps in the order in which they came.
         flushed: how many ticks had been published by each flush, and at what time of trio's clock.
         gate: flushes wait for it.
+        left: gaps that the feed told of as the test ended it.
         demand: what subscribers want; `wanted` shows it to the feed.
     """
 
@@ -71,6 +72,8 @@ class FakeContext:
         self.flushed: list[tuple[float, int]] = []
         self.gate = trio.Event()
         self.gate.set()
+        self.left: list[tuple[Channel, str]] = []
+        self.is_over = False
         self._waiting = trio.lowlevel.ParkingLot()
         self.get: Callable[[str], Awaitable[bytes]] = upstream.get_body
         self.demand = Demand("FAKE")
@@ -84,6 +87,12 @@ class FakeContext:
     def gaps(self) -> list[tuple[Channel, str]]:
         return [(each[1], each[2]) for each in self.story if isinstance(each, tuple)]
 
+    @property
+    def early_gaps(self) -> list[tuple[Channel, str]]:
+        """Those behind which there were ticks; the others are of the connection's end."""
+        last = max((n for n, each in enumerate(self.story) if not isinstance(each, tuple)), default=-1)
+        return [(each[1], each[2]) for each in self.story[: last + 1] if isinstance(each, tuple)]
+
     def publish(self, tick: Tick) -> None:
         self.story.append(tick)
         self._waiting.unpark_all()
@@ -94,6 +103,9 @@ class FakeContext:
         await self.gate.wait()
 
     def gap(self, ch: Channel, sym: str) -> None:
+        if self.is_over:
+            self.left.append((ch, sym))
+            return
         self.story.append(("gap", ch, sym))
         self._waiting.unpark_all()
 
@@ -198,6 +210,7 @@ async def run_until(feed: Feed, ctx: FakeContext, is_enough: Callable[[FakeConte
 
         nursery.start_soon(run)
         await ctx.wait_for(is_enough)
+        ctx.is_over = True
         nursery.cancel_scope.cancel()
     if failures:
         raise failures[0]

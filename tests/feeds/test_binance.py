@@ -408,6 +408,7 @@ async def test_feed_fetches_snapshots_until_one_joins_and_again_after_a_break(
         await say.send(depth(20, 22))
         await say.send(depth(23, 26))
         await ctx.wait_for(lambda ctx: len(ctx.ticks) == 4)
+        ctx.is_over = True
         nursery.cancel_scope.cancel()
     assert {url for _, url in asked} == {"http://rest/api/v3/depth?symbol=BTCUSDT&limit=1000"}
     assert [at - asked[0][0] for at, _ in asked[:3]] == [0, 1, 3]

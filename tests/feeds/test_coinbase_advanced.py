@@ -412,4 +412,5 @@ async def test_connection_that_drops_is_a_feed_error_that_can_be_retried() -> No
         with trio.fail_after(60), pytest.raises(FeedError, match=r"1012.*restarting") as caught:
             await advanced(url).run(ctx)
     assert not isinstance(caught.value, FeedPermanentError)
-    assert kinds(ctx.story) == ["snapshot"]
+    assert kinds(ctx.ticks) == ["snapshot"]
+    assert ctx.gaps == [("book", ctx.ticks[0].sym)]

@@ -397,7 +397,7 @@ async def test_recorded_frames_over_a_real_socket_make_the_recorded_ticks() -> N
         with trio.fail_after(60), pytest.raises(FeedError, match="a day is over"):
             await feed.run(ctx)
     assert len(ctx.ticks) == 655 + 232 + 16
-    assert (ctx.refusals, ctx.gaps) == ([], [])
+    assert (ctx.refusals, ctx.early_gaps) == ([], [])
 
 
 async def test_symbol_that_the_venue_refuses_ends_the_feed_for_good() -> None:

@@ -355,7 +355,7 @@ async def test_recorded_frames_come_through_a_real_connection_to_the_same_books(
             await feed.run(ctx)
     assert len(ctx.ticks) == 4279 + 18 + 10
     assert ctx.refusals == []
-    assert ctx.gaps == []
+    assert ctx.early_gaps == []
     books: dict[str, BookState] = {}
     for tick in ctx.ticks:
         if isinstance(tick, Book):
