@@ -13,6 +13,7 @@ The states, `idle` only for a feed that waits until somebody wants something of 
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -37,6 +38,7 @@ from broker.runtime.wanted import Wanted
 LEFT_BEHIND_S = 0.5
 
 State = Literal["starting", "idle", "live", "stale", "down", "ended"]
+_NUMBERS = re.compile(r"[0-9]+")
 #: Prices are never floats: what has a point or an exponent stays text, with its digits.
 _JSON = msgspec.json.Decoder(float_hook=str)
 _SUBSCRIBER_STATE: dict[State, FeedState] = {"starting": "down", "idle": "down", "ended": "down"}
@@ -143,8 +145,9 @@ class FeedRunner:
 
     def refused(self, error: FrameError) -> None:
         self.refusals += 1
-        kind = error.kind or str(error)
-        # One line a kind: a venue that changes its format must not fill the disk.
+        # One line a kind: a venue that changes its format must not fill the disk, nor one that tears its frames, each
+        # in another place.
+        kind = error.kind or _NUMBERS.sub("#", str(error))
         if len(self.refused_by) < 1000 and not self.refused_by[kind]:
             self.log.warning("frame refused", error=str(error), frame=error.frame[:200])
         self.refused_by[kind if kind in self.refused_by or len(self.refused_by) < 1000 else "other"] += 1
