@@ -50,10 +50,14 @@ class Wanted(Protocol):
     def everything(self, *channels: Channel) -> bool:
         """Tell whether somebody asks for whatever the venue has, by a pattern."""
 
-    async def wait_changed(self) -> None:
+    async def wait_changed(self, *channels: Channel) -> None:
         """Wait until what is wanted differs from what it was when this returned last.
 
         The first call in a life of the feed returns as soon as anything is wanted. For one task at a time.
+
+        Args:
+            channels: those that the feed brings, all but `status` if there are none; while nothing is wanted on
+                them, of the symbols that it has declared, the feed is ``idle``.
         """
 
 

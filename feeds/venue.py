@@ -176,7 +176,7 @@ class VenueFeed(Feed):
         while True:
             if self.options.on_demand:
                 while not self._wanted(ctx):
-                    await ctx.wanted.wait_changed()
+                    await ctx.wanted.wait_changed(*self._wanted_channels())
             await self.connection(ctx)
 
     async def connection(self, ctx: FeedContext) -> None:
@@ -243,11 +243,11 @@ class VenueFeed(Feed):
 
     def _wanted(self, ctx: FeedContext) -> list[str]:
         """Return which of the symbols somebody wants on any of the channels, in their order."""
-        channels: list[Channel] = [*self.options.channels]
-        if "trade" in channels:
-            channels.append("bar")
-        wanted = ctx.wanted.symbols(*channels)
+        wanted = ctx.wanted.symbols(*self._wanted_channels())
         return [symbol for symbol in self.symbols if symbol in wanted]
+
+    def _wanted_channels(self) -> list[Channel]:
+        return [*self.options.channels, *(["bar"] if "trade" in self.options.channels else [])]  # type: ignore[list-item]
 
     async def _follow_demand(self, ctx: FeedContext, socket: VenueSocket, parser: VenueParser) -> None:
         """Subscribe to what somebody has begun to want, and unsubscribe from what nobody wants any more."""

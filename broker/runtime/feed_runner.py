@@ -264,9 +264,10 @@ class FeedRunner:
         if is_idle == self._is_idle or self._is_over:
             return
         self._is_idle = is_idle
+        # Other symbols have another rhythm.
+        self._staleness = Staleness(self._staleness.most_s)
         if is_idle:
             self._life.deadline = inf
-            self._staleness.begin()
             self._move_to("idle")
         else:
             self.stay_alive()
@@ -329,7 +330,9 @@ class FeedRunner:
         if not self._is_over:
             self._staleness.heard(now)
             self.stay_alive()
-            self._move_to("live")
+            # What was under way as the last subscriber left.
+            if not self._is_idle:
+                self._move_to("live")
 
     def status(self, sym: str) -> Status:
         """Return the `status` tick of one of the feed's symbols, as of now."""

@@ -36,7 +36,8 @@ class Wanted:
             demand: of the feed's venue.
             declared: the symbols that a pattern stands for, where the feed knows them.
             linger_s: how long something is wanted that nobody wants any more.
-            on_idle: called with whether nothing is wanted, as the feed waits in `wait_changed` for that to change.
+            on_idle: called with whether nothing is wanted that the feed could bring, as it waits in `wait_changed` for
+                that to change.
         """
         self._demand = demand
         self._declared = tuple(declared or ())
@@ -60,16 +61,24 @@ class Wanted:
         """See `feeds.base.Wanted.everything`."""
         return any(sym == EVERYTHING and (not channels or ch in channels) for ch, sym in self._now())
 
-    async def wait_changed(self) -> None:
+    async def wait_changed(self, *channels: Channel) -> None:
         """See `feeds.base.Wanted.wait_changed`."""
         await trio.lowlevel.checkpoint()
         while (now := frozenset(self._now())) == self._seen:
             self._changed = trio.Event()
-            self._on_idle(not now)
+            self._on_idle(self._is_idle(now, channels))
             with trio.move_on_at(min(self._until.values(), default=inf)):
                 await self._changed.wait()
-        self._on_idle(not now)
+        self._on_idle(self._is_idle(now, channels))
         self._seen = now
+
+    def _is_idle(self, now: frozenset[_Key], channels: tuple[Channel, ...]) -> bool:
+        """Tell whether nothing is wanted that this feed could bring: the venue may have other feeds too."""
+        served = channels or tuple(ch for ch in CHANNELS if ch != "status")
+        return not any(
+            ch in served and (sym == EVERYTHING or not self._declared or sym in self._declared)
+            for ch, sym in now
+        )
 
     def begin_anew(self) -> None:
         """Forget what was seen, as a new life of the feed has asked the venue for nothing yet."""

@@ -172,8 +172,7 @@ class Running:
         self.ctx.demand.end(ch, symbol)
 
     async def run(self) -> None:
-        with pytest.raises(FeedError):
-            await self.feed.run(self.ctx)
+        await self.feed.run(self.ctx)  # type: ignore[arg-type]  # its log is another
 
     @property
     def sent(self) -> list[str]:
@@ -187,7 +186,7 @@ async def test_venue_is_asked_for_what_is_wanted_and_a_while_longer(
     running = Running(case)
     running.feed.silence_s = None  # type: ignore[misc]  # this venue says nothing
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(running.feed.run, running.ctx)
+        nursery.start_soon(running.run)
         await trio.sleep(100)
         assert not running.venue.urls, "nobody wants anything"
         running.want(running.first)
@@ -227,7 +226,7 @@ async def test_pattern_wants_all_symbols_in_as_few_requests_as_the_configuration
     declared: Any = running.ctx.wanted
     declared._declared = tuple(running.feed.symbols)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(running.feed.run, running.ctx)
+        nursery.start_soon(running.run)
         await trio.sleep(1)
         assert running.sent == running.feed.subscribe_frames()
         nursery.cancel_scope.cancel()
@@ -251,7 +250,7 @@ async def test_book_that_is_unsubscribed_from_is_a_gap_and_served_again_from_its
     running.want(running.second)
     running.want(btc)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(running.feed.run, ctx)
+        nursery.start_soon(running.run)
         await trio.sleep(1)
         for frame in (SNAPSHOT, UPDATE, MATCH):
             venue.say(frame)
@@ -277,7 +276,7 @@ async def test_damaged_frame_does_not_bring_back_what_nobody_wants(autojump_cloc
     running = Running(CASES["coinbase"])
     running.want(running.second)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(running.feed.run, running.ctx)
+        nursery.start_soon(running.run)
         await trio.sleep(1)
         running.venue.say(SNAPSHOT.replace("BTC", "ETH"))
         running.venue.say('{"type":"l2up')

@@ -176,6 +176,38 @@ async def test_feed_of_which_nothing_is_wanted_is_idle_and_not_mute(autojump_clo
         assert broker.runner.state == "stale", "now something is wanted, and nothing comes"
 
 
+async def test_feed_of_which_only_the_state_is_wanted_is_idle(autojump_clock: object) -> None:
+    feed = ScriptedFeed(stale_after_s=10)
+
+    async def wait(ctx: Any) -> bool:
+        while not ctx.wanted.symbols("quote"):
+            await ctx.wanted.wait_changed("quote", "trade")
+        return False
+
+    patient = SessionTimes(ping_interval_s=1e6)
+    async with open_broker(feeds=[feed], times=patient) as broker, websocket(broker.port) as ws:
+        await ws.ask("subscribe", id=1, ch="status", symbols=["*"])
+        await ws.ask("subscribe", id=2, ch="book", symbols=["SIM:*"])
+        await feed.do(wait)
+        await trio.sleep(100)
+        assert (feed.lives, broker.runner.state) == (1, "idle")
+
+
+async def test_ticks_that_were_under_way_do_not_wake_a_feed_that_is_idle(autojump_clock: object) -> None:
+    feed = ScriptedFeed(stale_after_s=10)
+
+    async def last_words(ctx: Any) -> bool:
+        ctx.publish(quote())
+        await ctx.flush()
+        await ctx.wanted.wait_changed()
+        return False
+
+    async with open_broker(feeds=[feed]) as broker:
+        await feed.do(last_words)
+        await trio.sleep(100)
+        assert (feed.lives, broker.runner.ticks, broker.runner.state) == (1, 1, "idle")
+
+
 # ── what is told ─────────────────────────────────────────────────────────────────────────────────
 
 

@@ -35,9 +35,10 @@ TROUBLES = {
     "unavailable": 1,
     "complain": 1,
     "quiet": 2,
+    "burst": 6,
 }
 #: Versions of a book that are remembered, to compare what subscribers have with.
-REMEMBERED = 60
+REMEMBERED = 150
 _LATENCY_S = 0.02
 _GARBAGE = ("\x00\xff", "<html>502 Bad Gateway</html>", "[]", "null", "{}", '{"type":7}', "{" * 500)
 
@@ -248,6 +249,11 @@ class Exchange:
             book.change(
                 [(f"{100 - n}.0", "1.5") for n in range(8)], [(f"{110 + n}.0", "2.5") for n in range(8)]
             )
+        for versions in self.truth.values():
+            # As full as it will be: what is measured of memory begins here.
+            for number in range(REMEMBERED):
+                levels = [(f"{number}.{n}", "1.0") for n in range(8)]
+                versions[-1 - number] = frozenset(levels), frozenset(levels)
         for name in dialect.names:
             world.after(self._rng.random() * beat_s, lambda name=name: self._beat(name))  # type: ignore[misc]
         world.after(trouble_s, self._go_wrong)
@@ -309,8 +315,10 @@ class Exchange:
         if self.is_closed:
             return
         self._world.after(self._rng.uniform(0.5, 1.5) * self._beat_s, lambda: self._beat(name))
-        if self._world.now < self._quiet_until:
-            return
+        if self._world.now >= self._quiet_until:
+            self._change(name)
+
+    def _change(self, name: str) -> None:
         rng, book, dialect = self._rng, self._books[name], self.dialect
         bids, asks = self._changes(book.bids, 100, -1), self._changes(book.asks, 110, 1)
         book.change(bids, asks)
@@ -428,6 +436,12 @@ class Exchange:
     def _complain(self) -> None:
         for connection in self._connections:
             connection.say(self.dialect.complaint)
+
+    def _burst(self) -> None:
+        """Let a book change fifty times within a second."""
+        name = self._rng.choice(list(self._books))
+        for number in range(50):
+            self._world.after(number * 0.02, lambda: self._change(name))
 
     def _quiet(self) -> None:
         self._quiet_until = self._world.now + self._rng.uniform(5, 25)

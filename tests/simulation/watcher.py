@@ -10,17 +10,18 @@ from typing import Any
 
 from broker.app import Broker
 from broker.core.ticks import Tick
-from tests.simulation.account import Key, Step
+from tests.simulation.account import Step
 from tests.simulation.conversation import Conversation, Message
 from tests.simulation.exchange import Levels
 from tests.simulation.network import SimListener, Weather
+from tests.simulation.oracle import Key
 from tests.simulation.subscriber import Wanted
 from tests.simulation.wires import WebSocket
 from tests.simulation.world import World
 
 CHANNELS = ("book", "trade", "quote", "status")
 #: How often one in five stalls, and for how long at most: less than the write deadline.
-STALL_EVERY_S, STALL_S = 60.0, 3.0
+STALL_EVERY_S, STALL_S = 15.0, 3.0
 STALLING = 5
 
 
@@ -138,14 +139,15 @@ class Watcher:
         self.contents: Any = Contents(rules.truth)
         self.high: dict[Key, int] = {}
         self.wanted = [Wanted(ch, ["*"], {} if ch == "status" else delivery) for ch in CHANNELS]
-        self.is_over = False
+        self.is_over = self._is_resting = False
         self._states: dict[str, tuple[str, float]] = {}
         self._rng: random.Random = rules.world.child()
         self._wire = WebSocket(self._rng, is_json=True, answers_pings=True)
         self._wire.reply = self._say
         name = f"{mode} {number}"
         self._talk = Conversation(self, name, None, is_json=True)  # type: ignore[arg-type]
-        weather = Weather(latency_s=0.01, room=65_536)
+        # What the kernel has no room for is what can be conflated.
+        weather = Weather(latency_s=0.01, room=65_536 if number % STALLING else 1024)
         self._link = listener.connect(self, weather, f"10.0.{len(mode)}.{number}")
         self._say(self._wire.request(self._rng, {}, None))
         self._next_id = 1
@@ -172,6 +174,7 @@ class Watcher:
 
     def rest(self) -> None:
         """Read everything from now on."""
+        self._is_resting = True
         self._link.clear_up()
 
     def last_list(self) -> None:
@@ -212,9 +215,9 @@ class Watcher:
 
     def _stall(self) -> None:
         world = self.rules.world
-        self._link.is_stalled = True
-        world.after(self._rng.uniform(0, STALL_S), self._link.resume)
-        if not self._talk.is_quiet:
+        if not self._is_resting:
+            self._link.is_stalled = True
+            world.after(self._rng.uniform(0, STALL_S), self._link.resume)
             world.after(self._rng.uniform(0.5, 1.5) * STALL_EVERY_S, self._stall)
 
     def _ask(self, request: Message, wanted: Wanted | None = None) -> None:
