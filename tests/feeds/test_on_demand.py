@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from trio.testing import MockClock
 
 from broker.core.errors import FeedError
 from broker.core.ticks import Book
+from broker.runtime.sessions import SessionTimes
 from feeds.binance import Binance
 from feeds.binance_usdm import BinanceUsdm
 from feeds.bitstamp import Bitstamp
@@ -20,8 +22,10 @@ from feeds.coinbase_advanced import CoinbaseAdvanced
 from feeds.gemini import Gemini
 from feeds.kraken import Kraken
 from feeds.venue import DEMAND_S, VenueFeed
+from tests.fakes import open_broker
 from tests.feeds.fakes import FakeContext
 from tests.feeds.test_parsing import Lab
+from tests.raw import websocket
 
 LINGER_S = 30.0
 
@@ -310,3 +314,33 @@ async def test_connection_that_ends_is_told_in_gaps_before_it_is_closed(autojump
 def test_adapter_that_has_one_request_for_everything_says_that_it_cannot_be_on_demand() -> None:
     with pytest.raises(ValueError, match="always subscribes to all"):
         Lab.Options(type="lab", symbols=("BTC-USD",), on_demand=True)
+
+
+async def test_subscribers_who_come_and_go_reach_the_venue_through_the_whole_broker(
+    autojump_clock: MockClock,
+) -> None:
+    feed: Any = Coinbase(
+        Coinbase.Options(
+            symbols=("BTC-USD", "ETH-USD"), url="ws://venue", on_demand=True, linger_s=5, stale_after_s=20
+        )
+    )
+    venue = Venue(FakeContext())
+    patient = SessionTimes(ping_interval_s=1e6)
+    async with open_broker(feeds=[feed], times=patient, guard_s=1e4) as broker:
+        broker.runner._upstream = SimpleNamespace(connect_ws=venue._connect)  # type: ignore[assignment]
+        await trio.sleep(100)
+        assert (broker.runner.state, venue.urls) == ("idle", [])
+        async with websocket(broker.port) as ws:
+            await ws.ask("subscribe", id=1, ch="book", symbols=["COINBASE:BTC-USD"])
+            await trio.sleep(DEMAND_S)
+            assert [frame for _, frame in venue.sent[-1]] == CASES["coinbase"].btc
+            venue.say(SNAPSHOT)
+            assert (await ws.receive_type("update"))["data"][0]["kind"] == "snapshot"
+            assert broker.runner.state == "live"
+            await trio.sleep(19)
+            assert broker.runner.state == "live"
+            await trio.sleep(2)
+            assert broker.runner.failures == {"mute": 1}, "what is wanted has to come"
+        await trio.sleep(100)
+        assert (broker.runner.state, venue.is_open) == ("idle", False)
+        assert broker.runner.failures == {"mute": 1}

@@ -10,8 +10,10 @@ import trio
 from trio.testing import MockClock
 
 from broker.core.errors import FeedError
-from broker.core.ticks import Book
+from broker.core.ticks import Book, Tick
 from feeds.binance import Binance
+from feeds.binance_frames import BinanceParser
+from feeds.rest_snapshots import RestSnapshots
 from tests.feeds.fakes import FakeContext
 from tests.feeds.test_on_demand import Venue
 
@@ -41,27 +43,35 @@ def snapshot(last: int) -> bytes:
     return json.dumps({"lastUpdateId": last, "bids": [["10", "1"]], "asks": [["11", "1"]]}).encode()
 
 
-class SlowToClose(Venue):
-    """Takes a second to close."""
+class Eager(BinanceParser):
+    """Serves whatever it gets."""
 
-    async def __aexit__(self, *_: object) -> None:
-        await trio.sleep(1)
+    def wants_snapshot(self, native: str) -> bool:
+        return True
+
+    def parse_snapshot(self, native: str, body: str | bytes, rts: int) -> list[Tick]:
+        return [Book(sym=BTC, ts=1, rts=1, kind="snapshot", bids=[], asks=[])]
 
 
-async def test_snapshot_that_comes_as_the_connection_closes_is_not_served(autojump_clock: MockClock) -> None:
-    ctx = FakeContext()
-    venue = SlowToClose(ctx)
+@pytest.mark.parametrize(("ends_after_s", "books"), [(0.4, 0), (0.6, 1)])
+async def test_snapshot_that_comes_behind_the_connections_end_is_not_served(
+    autojump_clock: MockClock, ends_after_s: float, books: int
+) -> None:
+    ctx: Any = FakeContext()
 
     async def get(url: str) -> bytes:
         await trio.sleep(0.5)
         return snapshot(4)
 
     ctx.get = get
-    for frame in (depth(4, 5), "hang up"):
-        venue.say(frame)
-    with pytest.raises(FeedError, match="hung up"):
-        await binance("BTC-USDT").run(ctx)
-    assert ctx.story == []
+    async with trio.open_nursery() as nursery:
+        snapshots = RestSnapshots(ctx, nursery, lambda native: native, lambda ctx: ctx.flush())
+        snapshots.fetch("BTCUSDT", Eager())
+        await trio.sleep(ends_after_s)
+        snapshots.stop()
+        await trio.sleep(0.3)
+        nursery.cancel_scope.cancel()
+    assert len(ctx.ticks) == books
 
 
 async def test_venue_that_asks_to_be_left_alone_is_not_asked_for_any_symbol(
