@@ -264,8 +264,6 @@ class FeedRunner:
         if is_idle == self._is_idle or self._is_over:
             return
         self._is_idle = is_idle
-        # Other symbols have another rhythm.
-        self._staleness = Staleness(self._staleness.most_s)
         if is_idle:
             self._life.deadline = inf
             self._move_to("idle")
@@ -328,7 +326,9 @@ class FeedRunner:
         self.ticks += ticks
         self.last_tick_at = now
         if not self._is_over:
-            self._staleness.heard(now)
+            # The rhythm of what is wanted now says nothing of what will be wanted next.
+            if self._wanted is None:
+                self._staleness.heard(now)
             self.stay_alive()
             # What was under way as the last subscriber left.
             if not self._is_idle:

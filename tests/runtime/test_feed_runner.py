@@ -148,6 +148,24 @@ async def test_busy_feed_that_falls_mute_is_connected_again_long_before_the_boun
         assert (feed.lives, broker.runner.state) == (lives, "live"), "once was enough to be careful"
 
 
+async def test_feed_that_looks_at_what_is_wanted_is_given_the_most(autojump_clock: object) -> None:
+    feed = ScriptedFeed(stale_after_s=60)
+
+    async def look(ctx: Any) -> bool:
+        ctx.wanted.symbols()
+        return False
+
+    async with open_broker(feeds=[feed]) as broker:
+        await feed.do(look)
+        for n in range(400):
+            await feed.publish(quote(ACME, n))
+            await trio.sleep(1)
+        await trio.sleep(58)
+        assert broker.runner.state == "live"
+        await trio.sleep(2)
+        assert broker.runner.state == "stale"
+
+
 async def test_quiet_feed_is_given_its_time(autojump_clock: object) -> None:
     feed = ScriptedFeed(stale_after_s=60)
     async with open_broker(feeds=[feed]) as broker:
