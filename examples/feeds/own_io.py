@@ -12,6 +12,7 @@ from typing import Annotated
 import trio
 from pydantic import Field
 
+from broker.core.errors import FrameError
 from broker.core.ticks import Quote
 from feeds.base import Feed, FeedContext, FeedOptions
 from feeds.frames import epoch_to_ns
@@ -43,6 +44,15 @@ class Polled(Feed):
         name = symbol.partition(":")[2]
         answer = await ctx.get_json(f"{self.options.url}/api/v5/market/ticker?instId={name}")
         # None, where the venue does not know the name: anybody may ask for any, and that is no failure of the feed.
-        for at in answer["data"]:
-            quote = {"bid": at["bidPx"], "bid_size": at["bidSz"], "ask": at["askPx"], "ask_size": at["askSz"]}
-            ctx.publish(Quote(sym=symbol, ts=epoch_to_ns(int(at["ts"])), rts=ctx.time_ns(), **quote))
+        try:
+            for at in answer["data"]:
+                quote = {
+                    "bid": at["bidPx"],
+                    "bid_size": at["bidSz"],
+                    "ask": at["askPx"],
+                    "ask_size": at["askSz"],
+                }
+                ctx.publish(Quote(sym=symbol, ts=epoch_to_ns(int(at["ts"])), rts=ctx.time_ns(), **quote))
+        except (LookupError, TypeError, ValueError) as error:
+            # Not what the page says: counted, and the next answer may be right.
+            ctx.refused(FrameError(f"{type(error).__name__}: {error}", repr(answer)))
