@@ -1,0 +1,126 @@
+"""Each mistake that adapters make is caught by its check; and one that makes none passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from feeds.testing import NAMES, Kit, Subject, SubjectError
+from feeds.testing.verdicts import Verdict, as_line, has_failed
+from tests.feeds.testing.adapters import FRAMES, RIGHT, WRONG, Wrong, kit_of, verdicts_of, write_adapter
+
+
+def test_right_adapter_passes_every_check(tmp_path: Path) -> None:
+    verdicts = verdicts_of(kit_of(tmp_path))
+    assert [each for each in verdicts.values() if each.outcome == "failed"] == []
+    assert {name for name, each in verdicts.items() if each.outcome == "skipped"} == {"golden", "cost"}
+    assert tuple(verdicts) == NAMES
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_wrong_adapter_is_caught_by_the_check_for_it(tmp_path: Path, wrong: Wrong) -> None:
+    verdict = kit_of(tmp_path, wrong.source).check(wrong.check)
+    assert verdict.outcome == "failed", verdict
+    assert wrong.says in verdict.detail
+
+
+def test_nothing_is_imported_here_when_the_import_is_at_fault(tmp_path: Path) -> None:
+    wrong = WRONG["reaches for the network at import"]
+    verdicts = list(kit_of(tmp_path, wrong.source).run())
+    assert [(each.check, each.outcome) for each in verdicts] == [("import", "failed")]
+
+
+def test_import_that_fails_says_why(tmp_path: Path) -> None:
+    verdict = kit_of(tmp_path, "import no_such_module_at_all").check("import")
+    assert verdict.outcome == "failed"
+    assert "no_such_module_at_all" in verdict.detail
+
+
+def test_check_that_is_left_out_shows_its_reason(tmp_path: Path) -> None:
+    kit = kit_of(tmp_path, frames=FRAMES + "//! skip gap the venue numbers nothing\n")
+    assert kit.check("gap") == Verdict("gap", "skipped", "the venue numbers nothing")
+
+
+def test_check_that_is_not_there_cannot_be_left_out(tmp_path: Path) -> None:
+    kind = write_adapter(tmp_path)
+    with pytest.raises(SubjectError, match="no such check"):
+        Kit(Subject(kind, folder=tmp_path, skips={"gaps": "why not"}))
+
+
+def test_frame_that_is_marked_as_refused_has_to_be(tmp_path: Path) -> None:
+    bad = '//! refused\n{"ch":"trade","sym":"DOGE-USD"}\n'
+    head, _, rest = FRAMES.partition('{"ch":"book"')
+    kit = kit_of(tmp_path, frames=f'{head}{bad}{{"ch":"book"{rest}')
+    assert kit.check("frames").outcome == "ok"
+
+
+def test_frame_of_its_own_that_is_refused_fails(tmp_path: Path) -> None:
+    head, _, rest = FRAMES.partition('{"ch":"book"')
+    verdict = kit_of(tmp_path, frames=f'{head}{{"ch":"x"}}\n{{"ch":"book"{rest}').check("frames")
+    assert verdict.outcome == "failed"
+    assert '{"ch":"x"}' in verdict.detail
+
+
+def test_frames_that_would_not_show_a_float_are_not_enough(tmp_path: Path) -> None:
+    frames = (
+        "\n".join(line for line in FRAMES.splitlines() if '"ch":"book"' not in line)
+        .replace("100.20", "100.25")
+        .replace("0.10", "0.15")
+    )
+    verdict = kit_of(tmp_path, frames=frames).check("decimals")
+    assert (verdict.outcome, "show nothing" in verdict.detail) == ("failed", True)
+
+
+def test_ticks_are_kept_and_compared_byte_for_byte(tmp_path: Path) -> None:
+    kind = write_adapter(tmp_path)
+    assert Kit(Subject(kind, folder=tmp_path), bless=True).check("golden").outcome == "ok"
+    kept = tmp_path / "ticks.jsonl"
+    assert len(kept.read_bytes().splitlines()) == 5
+    assert Kit(Subject(kind, folder=tmp_path)).check("golden").outcome == "ok"
+    kept.write_bytes(kept.read_bytes().replace(b"100.30", b"100.3"))
+    verdict = Kit(Subject(kind, folder=tmp_path)).check("golden")
+    assert verdict.outcome == "failed"
+    assert "tick 4 is" in verdict.detail
+
+
+def test_recording_takes_the_place_of_golden_frames(tmp_path: Path) -> None:
+    kind = write_adapter(tmp_path)
+    lines = [line for line in FRAMES.splitlines() if not line.startswith("//")]
+    recording = tmp_path / "lab.frames"
+    recording.write_text("".join(f"{1772366400_000000000 + n} {line}\n" for n, line in enumerate(lines)))
+    kit = Kit(Subject(kind, {"symbols": ["BTC-USD"]}, folder=tmp_path, recording=recording))
+    assert kit.check("frames").detail == "6 frames: 4 book, 1 trade"
+    assert kit.check("gap").outcome == "ok"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("//! option symbols", "KEY = JSON"),
+        ("//! option symbols = [", "not JSON"),
+        ("//! want quotes LAB:A", "want CH SYMBOL"),
+        ("//! skip gap", "skip CHECK REASON"),
+        ("//! nonsense", "no such directive"),
+        ("//! binary\n%%%", "base64"),
+    ],
+)
+def test_golden_frames_that_make_no_sense_are_told_with_their_line(
+    tmp_path: Path, line: str, says: str
+) -> None:
+    kit = kit_of(tmp_path, frames=f"{line}\n")
+    with pytest.raises(SubjectError, match=says) as failure:
+        list(kit.run())
+    assert ", line " in str(failure.value)
+
+
+def test_feed_of_no_venue_is_not_checked() -> None:
+    with pytest.raises(SubjectError, match="only adapters"):
+        Subject("process")
+
+
+def test_verdict_is_one_line(tmp_path: Path) -> None:
+    source = RIGHT.replace('raise ValueError("a hole")', 'raise RuntimeError("two\\nlines")')
+    verdict = kit_of(tmp_path, source).check("gap")
+    assert has_failed([verdict])
+    assert "\n" not in as_line(verdict)
