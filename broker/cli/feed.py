@@ -1,4 +1,4 @@
-"""``tapecast feed``: which feeds there are, and which are configured."""
+"""``tapecast feed``: which feeds there are, which are configured; checking one, and beginning a new one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from broker.cli import exits
+from broker.cli.feed_check import check
+from broker.cli.feed_new import new
 from broker.cli.settings import ConfigFlag, load_settings
 
 if TYPE_CHECKING:
     from broker.config import Loaded
     from feeds.plugins import Source
 
-feed_app = App(name="feed", help="List the feeds.", help_format="plaintext")
+feed_app = App(name="feed", help="List feeds, check one, begin a new one.", help_format="plaintext")
+feed_app.command(check)
+feed_app.command(new)
 
 
 @feed_app.command(name="list")
