@@ -333,7 +333,7 @@ class _Everything:
     def everything(self, *channels: Channel) -> bool:
         return True
 
-    async def wait_changed(self) -> None:
+    async def wait_changed(self, *channels: Channel) -> None:
         await trio.lowlevel.checkpoint()
         if not self._is_new:
             await trio.sleep_forever()

@@ -135,6 +135,9 @@ class Ingest:
 
     def _publish(self, runner: FeedRunner, ticks: list[Tick]) -> None:
         """Put a feed's own ticks on the tape, and count them."""
+        if not ticks:
+            # That something was missed is no sign of life.
+            return
         runner.heard(trio.current_time(), len(ticks))
         tape = self._fanout.router.tape
         malformed = tape.malformed

@@ -166,6 +166,22 @@ async def test_mute_feed_is_stale_and_told_and_connected_again(autojump_clock: o
         assert status_of(await ws.receive_type("update")) == [(ACME, "live")]
 
 
+async def test_feed_that_only_says_what_it_missed_is_mute(autojump_clock: object) -> None:
+    async def missed(ctx: Any) -> bool:
+        ctx.gap("book", ACME)
+        await ctx.flush()
+        return False
+
+    feed = ScriptedFeed(stale_after_s=10)
+    async with open_broker(feeds=[feed]) as broker:
+        await feed.publish(quote())
+        for _ in range(3):
+            await trio.sleep(4)
+            if broker.runner.state == "live":
+                await feed.do(missed)
+        assert broker.runner.state == "stale"
+
+
 async def test_feed_that_has_no_more_to_give_has_ended_and_its_symbols_are_down(
     autojump_clock: object,
 ) -> None:
