@@ -87,16 +87,17 @@ def _configured(loaded: Loaded) -> list[dict[str, Any]]:
 
 def _print_types(types: list[dict[str, Any]], hidden: list[tuple[str, str]]) -> None:
     print("Types:")
+    width = max([12, *(len(about["type"]) for about in types), *(len(name) for name, _ in hidden)])
     for about in types:
         source = "" if about["from"] == "built-in" else f" (from {about['from']})"
         if about["error"]:
-            print(f"  {about['type']:<12} BROKEN{source}: {about['error']}")
+            print(f"  {about['type']:<{width}} BROKEN{source}: {about['error']}")
             continue
-        print(f"  {about['type']:<12} {about['summary']}{source}")
-        print(f"  {'':<12} keys: {', '.join(about['keys'])}")
+        print(f"  {about['type']:<{width}} {about['summary']}{source}")
+        print(f"  {'':<{width}} keys: {', '.join(about['keys'])}")
     for name, source in hidden:
         print(
-            f"  {name:<12} HIDDEN (from {source}): Tapecast has a feed of this name; use package.module:Class"
+            f"  {name:<{width}} HIDDEN (from {source}): Tapecast has a feed of this name; use package.module:Class"
         )
 
 
@@ -104,7 +105,8 @@ def _print_configured(configured: list[dict[str, Any]], origin: str) -> None:
     from broker.config.problems import show
 
     print(f"\nConfigured ({origin}):")
+    width = max([12, *(len(each["name"]) for each in configured)])
     for each in configured:
         settings = ", ".join(f"{key}={show(value)}" for key, value in each["settings"].items())
         broken = f": BROKEN: {each['error']}" if each["error"] else ""
-        print(f"  {each['name']:<12} {each['type']}{': ' if settings else ''}{settings}{broken}")
+        print(f"  {each['name']:<{width}} {each['type']}{': ' if settings else ''}{settings}{broken}")
