@@ -8,8 +8,10 @@ read from there where it is needed: for a gap, for a cursor, when the contract c
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from math import inf
 from typing import TypeAlias
 
@@ -83,13 +85,15 @@ class Recall:
 class EncodedQueue(Queue):
     """``every``, as bytes: all ticks, in order."""
 
-    __slots__ = ("_items", "_offsets", "_recall")
+    __slots__ = ("_gone", "_items", "_offsets", "_recall")
 
     def __init__(self, recall: Recall) -> None:
         super().__init__()
         self._items: deque[bytes] = deque()
-        #: Where each is on the tape: once it waits for long, the history may not say any more.
-        self._offsets: deque[int] = deque()
+        #: Where each is on the tape: once it waits for long, the history may not say any more. Those before `_gone`
+        #: are of ticks that have gone; a deque would keep an object for each.
+        self._offsets = array("Q")
+        self._gone = 0
         self._recall = recall
 
     def __len__(self) -> int:
@@ -106,23 +110,30 @@ class EncodedQueue(Queue):
         return 0
 
     def peek(self) -> Iterator[Item]:
-        return map(self._recall.entry, self._items, self._offsets)
+        return map(self._recall.entry, self._items, islice(self._offsets, self._gone, None))
 
     def first_offset(self) -> int | None:
-        return self._offsets[0] if self._offsets else None
+        return self._offsets[self._gone] if self._items else None
 
     def take_encoded(self, ticks: int, size: int) -> list[bytes]:
         """Remove and return the oldest: at most so many ticks, and bytes, but for a single one that is larger."""
-        items, offsets = self._items, self._offsets
+        items = self._items
         taken: list[bytes] = []
         while items and len(taken) < ticks:
             size -= len(items[0])
             if size < 0 and taken:
                 break
             taken.append(items.popleft())
-            offsets.popleft()
         self.bytes -= sum(map(len, taken))
+        self._forget(len(taken))
         return taken
+
+    def _forget(self, count: int) -> None:
+        """Let go of the oldest offsets."""
+        self._gone += count
+        if self._gone > len(self._items):
+            del self._offsets[: self._gone]
+            self._gone = 0
 
     def take(self, upto: int | None) -> list[Entry]:
         last = inf if upto is None else upto
@@ -131,14 +142,15 @@ class EncodedQueue(Queue):
         return entries
 
     def everything(self) -> list[Entry]:  # type: ignore[override]  # a list of some items
-        return list(map(self._recall.entry, self._items, self._offsets))
+        return list(map(self._recall.entry, self._items, self._offsets[self._gone :]))
 
     def remove(self, condition: Callable[[Item], bool]) -> list[Item]:
         entries = self.everything()
         removed: list[Item] = [entry for entry in entries if condition(entry)]
         kept = [entry for entry in entries if not condition(entry)]
         self._items = deque(entry.json or entry.packed for entry in kept)
-        self._offsets = deque(entry.offset for entry in kept)
+        self._offsets = array("Q", [entry.offset for entry in kept])
+        self._gone = 0
         self.bytes = sum(map(len, self._items))
         return removed
 
@@ -147,18 +159,22 @@ class EncodedQueue(Queue):
 
         Of the first of the newest the time is known as well.
         """
-        items, offsets, size = self._items, self._offsets, self.bytes
+        items, size = self._items, self.bytes
+        pop = items.pop if newest else items.popleft
         count = len(items)
         gone: list[bytes] = []
-        at = 0.0
         while count > 1 and (count > most or size > most_bytes):
-            tick, offset = (items.pop(), offsets.pop()) if newest else (items.popleft(), offsets.popleft())
-            if newest:
-                at = self._recall.time_of(offset)
+            tick = pop()
             gone.append(tick)
             size -= len(tick)
             count -= 1
         self.bytes = size
+        at = 0.0
+        if newest and gone:
+            at = self._recall.time_of(self._offsets[-len(gone)])
+            del self._offsets[-len(gone) :]
+        else:
+            self._forget(len(gone))
         placed = list(map(self._recall.place, reversed(gone) if newest else gone))
         if placed:
             placed[0].at = at
