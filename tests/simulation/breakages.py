@@ -11,6 +11,7 @@ from typing import Any
 from broker.core import tape
 from broker.core.backlog import Backlog
 from broker.core.composing import BookComposer, TradeMerger
+from broker.core.encoded import EncodedQueue
 from broker.core.mailbox import Mailbox, Missing, Verdict
 from broker.core.outbox import Outbox
 from broker.core.pacing import PacedQueue
@@ -20,6 +21,7 @@ from broker.core.tape import Tape
 from broker.runtime.fanout import Fanout
 from broker.runtime.sessions import Sessions
 from broker.runtime.stream import Stream
+from broker.runtime.subscriber import Subscriber
 
 #: Where, which function, and what to make of it.
 Breakage = tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]]
@@ -175,6 +177,17 @@ def _miscount_conflation(put: Callable[..., Any]) -> Callable[..., Any]:
     return wrong
 
 
+def _never_evict(evict: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, reason, **why: None
+
+
+def _forget_the_first(pop_excess: Callable[..., Any]) -> Callable[..., Any]:
+    def wrong(self: EncodedQueue, *args: Any, **kwargs: Any) -> Any:
+        return pop_excess(self, *args, **kwargs)[1:]
+
+    return wrong
+
+
 BREAKAGES: dict[str, Breakage] = {
     "a tick is lost on its way out": (Mailbox, "take_fresh", _lose_a_tick),
     "ticks leave in the wrong order": (Mailbox, "take", _swap_two_ticks),
@@ -185,6 +198,8 @@ BREAKAGES: dict[str, Breakage] = {
     "a gap names too little": (Mailbox, "take_gaps", _misname_gaps),
     "gaps are forgotten ahead of a ledger": (Outbox, "_all_gaps", _forget_gaps),
     "queues have no bound": (Mailbox, "settle", _never_bound),
+    "who is too slow is not evicted": (Subscriber, "evict", _never_evict),
+    "a tick that waited as bytes is dropped unseen": (EncodedQueue, "pop_excess", _forget_the_first),
     "a changed contract doubles a tick": (FifoQueue, "everything", _queue_twice),
     "a cursor claims more than was sent": (Session, "position", _claim_everything),
     "a composed book lacks a level": (BookComposer, "tick", _lose_a_level),
