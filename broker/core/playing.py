@@ -117,6 +117,8 @@ def _merge(group: Group, most: int, size: int) -> list[bytes]:
         if not taken:
             break
         sub.mailbox.replayed(len(taken))
+        for _, other in group:
+            other.pass_by(replay.turn, replay.sent)
         size -= sum(map(len, taken))
         ticks += taken
     return ticks

@@ -118,6 +118,7 @@ class Replay:
         turn: how many tapes have been begun; those of one recording are played one after the other.
         epoch: of the tape that is being played; empty before the first.
         position: the offset up to which everything has been sent.
+        sent: that of the last tick that was.
         ahead: the offset up to which everything has been read.
         heard: the ``seq`` of the last tick sent of each symbol, by a topic that stands for it in gaps.
         is_read: whether the reader has come to the end: what follows is live, unless more is recorded before.
@@ -133,7 +134,7 @@ class Replay:
         self._own_epoch = own_epoch
         self.turn = 0
         self.epoch = ""
-        self.position = self.ahead = 0
+        self.position = self.ahead = self.sent = 0
         self.heard: dict[str, int] = {}
         self.is_read = self.is_final = False
         self.begin = begin
@@ -167,6 +168,14 @@ class Replay:
         self.ahead = max(self.ahead, offset)
         self._advance()
 
+    def pass_by(self, turn: int, offset: int) -> None:
+        """Note that another replay of the recording has sent the tick of a place: nothing here can have it.
+
+        Else the cursor they share would stay before it, and a resume would bring it twice.
+        """
+        if turn == self.turn and not self._items and self.ahead == offset - 1:
+            self.read_to(offset)
+
     def head(self) -> Item | None:
         """Return the next item, leaving it there."""
         return self._items[0] if self._items else None
@@ -188,6 +197,7 @@ class Replay:
             self.heard.clear()
         elif isinstance(item, Played):
             self.heard[item.sym] = item.seq
+            self.sent = item.offset
         elif isinstance(item, Shown):
             self.heard.update((sym, seq) for sym, seq, _ in item.states)
         self._advance()
