@@ -6,7 +6,7 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ import trio.testing
 from broker.core.history import HistoryLimits
 from broker.core.router import Router
 from broker.core.session import SessionLimits
-from broker.core.tape import Tape
+from broker.core.tape import Entry, Tape
 from broker.core.ticks import Book, Quote, Status, Tick, Trade
 from broker.core.topics import Topics
 from broker.runtime.budget import BudgetLimits
@@ -57,6 +57,12 @@ def fat_book(sym: str = ACME, levels: int = 500) -> Book:
     """Return a book of some 16 bytes a level: a few of them fill any socket."""
     side = [(f"{price}.00000", "1.0000") for price in range(1000, 1000 + levels)]
     return Book(sym=sym, ts=1, rts=1, kind="snapshot", bids=side[::-1], asks=[])
+
+
+def put(tape: Tape, ticks: Iterable[Tick], at: float = 0.0) -> list[Entry]:
+    """Put ticks on a tape whose topics nobody has asked for as bytes; return them as entries."""
+    _, items = tape.append(ticks, at)
+    return [item for item in items if isinstance(item, Entry)]
 
 
 class ScriptedFeed:

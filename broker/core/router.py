@@ -41,21 +41,24 @@ class Router:
                 settled or flushed before long (`touched_mailboxes`).
         """
         offered = 0
-        for entry in self.tape.append(ticks, now):
-            topic = entry.topic
+        for topic, item in zip(*self.tape.append(ticks, now), strict=True):
             count, boxes, json_boxes, packed_boxes = topic.routes or topic.list_routes()
             if not count:
                 continue
             offered += count
             touched[topic] = None
+            if isinstance(item, bytes):
+                for inbox in json_boxes or packed_boxes:
+                    inbox.append(item)
+                continue
             for inbox in boxes:
-                inbox.append(entry)
+                inbox.append(item)
             if json_boxes:
-                encoded = entry.json or json_of(entry)
+                encoded = item.json or json_of(item)
                 for inbox in json_boxes:
                     inbox.append(encoded)
             if packed_boxes:
-                encoded = entry.packed or packed_of(entry)
+                encoded = item.packed or packed_of(item)
                 for inbox in packed_boxes:
                     inbox.append(encoded)
         self.offered += offered

@@ -308,14 +308,14 @@ class Session:
         sub = self.only
         if sub is not None and sub.mailbox.begin_encoded(self.router.recall):
             for topic in sub.topics:
-                topic.routes = None
+                topic.forget_routes()
 
     def _look_at_ticks_again(self) -> None:
         """Let ticks come as entries: they have to be put in order with others, or a contract changes."""
         for sub in self.subscriptions.values():
             if sub.mailbox.end_encoded():
                 for topic in sub.topics:
-                    topic.routes = None
+                    topic.forget_routes()
 
     def _note_only(self) -> None:
         subs = self.subscriptions
@@ -541,9 +541,7 @@ def _held_back(sub: Subscription, place: tuple[int, int]) -> list[Topic]:
     if since == offset or sub.delivery.mode == "every":
         return []
     return [
-        topic
-        for topic in sub.topics
-        if any(since < entry.offset <= offset for entry in topic.newest_entries())
+        topic for topic in sub.topics if any(since < newest <= offset for newest in topic.newest_offsets())
     ]
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Hashable, Iterable
+from typing import TypeAlias
 
 import msgspec
 
 from broker.core.conflation import conflation_key
-from broker.core.encoding import pack_tick, tick_to_json
+from broker.core.encoding import JSON_OPENS, pack_tick, read_tick, tick_to_json
 from broker.core.history import History, HistoryLimits
 from broker.core.ticks import Bar, Book, Tick
 from broker.core.topics import Topic, Topics
@@ -43,6 +44,10 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     size: int
 
 
+#: Ticks that were put on the tape: whose they are, and each as an entry or, if the topic is plain, as its bytes.
+Appended: TypeAlias = tuple[list[Topic], list[Entry | bytes]]
+
+
 class Tape:
     """Numbers ticks, keeps the newest state of each topic and a bounded history. Pure."""
 
@@ -56,14 +61,14 @@ class Tape:
         self.malformed = 0
         self._cursor_offset, self._cursor = 0, f"{epoch}-0"
 
-    def append(self, ticks: Iterable[Tick], at: float) -> list[Entry]:
-        """Number a batch, in order, and return it as entries.
+    def append(self, ticks: Iterable[Tick], at: float) -> Appended:
+        """Number a batch, in order, and return it.
 
         Args:
             ticks: their ``seq`` is set here.
             at: now, in seconds of the broker's clock; never earlier than the last call's.
         """
-        entries: list[Entry] = []
+        items: list[Entry | bytes] = []
         topics: list[Topic] = []
         kept: list[bytes] = []
         by_type, offset, keeps = self.topics.by_type, self.offset, self.history.keeps
@@ -92,17 +97,16 @@ class Tape:
             topic.seq = seq
             topic.offset = offset
             encoded = json or packed
-            size = len(encoded)
-            if topic.is_single:
-                topic.newest = entry = Entry(json, packed, topic, topic, seq, offset, at, tick, size)
+            if topic.is_plain:
+                topic.newest = None
+                topic.encoded = encoded
+                items.append(encoded)
             else:
-                key = conflation_key(topic, tick)
-                entry = Entry(json, packed, topic, key, seq, offset, at, tick, size)
-                topic.current[tick.interval if type(tick) is Bar else ""] = entry
-            entries.append(entry)
+                entry = Entry(json, packed, topic, topic, seq, offset, at, tick, len(encoded))
+                items.append(_keep_newest(topic, entry))
+            topics.append(topic)
             if keeps:
                 kept.append(encoded)
-                topics.append(topic)
                 topic.offsets.append(offset)
             else:
                 topic.forgotten = offset
@@ -111,7 +115,7 @@ class Tape:
             self.history.add(kept, topics, at)
         else:
             self.history.skip(offset)
-        return entries
+        return topics, items
 
     def _new_topic(self, tick: Tick) -> Topic:
         if not isinstance(tick.sym, str):
@@ -124,10 +128,14 @@ class Tape:
         The book of a topic is one tick of kind ``snapshot`` with the ``seq`` it is valid at; made once
         between two changes, so that a crowd that arrives together shares it.
         """
-        if topic.book is None:
-            return topic.newest_entries()
         if not topic.seq:
             return []
+        if topic.book is None:
+            return (
+                [topic.newest or self._recall_newest(topic)]
+                if topic.is_single
+                else list(topic.current.values())
+            )
         if topic.rendered is None:
             bids, asks = topic.book.levels()
             ts, rts = topic.book.ts, topic.book.rts
@@ -135,6 +143,14 @@ class Tape:
             packed = pack_tick(tick)
             topic.rendered = Entry(b"", packed, topic, topic, topic.seq, topic.offset, at, tick, len(packed))
         return [topic.rendered]
+
+    def _recall_newest(self, topic: Topic) -> Entry:
+        """Make the entry of a plain topic's newest tick; a crowd that arrives together shares it."""
+        encoded, offset = topic.encoded, topic.offset
+        json, packed = (encoded, b"") if encoded[0] == JSON_OPENS else (b"", encoded)
+        at, tick = self.history.time_of(offset), read_tick(encoded)
+        topic.newest = Entry(json, packed, topic, topic, topic.seq, offset, at, tick, len(encoded))
+        return topic.newest
 
     def cursor(self, offset: int | None = None, since: int | None = None) -> str:
         """Return the cursor of an offset, of the newest one without.
@@ -178,6 +194,17 @@ class Tape:
         if topic.forgotten > offset:
             return None
         return topic.seq + 1 - len(topic.offsets) + bisect_right(topic.offsets, offset)
+
+
+def _keep_newest(topic: Topic, entry: Entry) -> Entry:
+    """Have the topic show its newest tick; return it, with what it shares with those it may replace."""
+    if topic.is_single:
+        topic.newest = entry
+    else:
+        tick = entry.tick
+        entry.key = conflation_key(topic, tick)
+        topic.current[tick.interval if type(tick) is Bar else ""] = entry
+    return entry
 
 
 def _is_number(text: str) -> bool:

@@ -33,7 +33,8 @@ class Topic:
         seq: number of the last tick, 0 before the first.
         offset: place of the last tick on the tape, 0 before the first.
         is_single: whether there is one newest tick; else (bars, states) one of each conflation key that matters.
-        newest, current: it, or them: what a snapshot shows.
+        newest, current: it, or them: what a snapshot shows. ``newest`` is ``None`` as well while `encoded` says it.
+        encoded: the newest tick of a plain topic, as it is in the history; else out of date.
         book: levels, on ``book`` only.
         offsets: which of the tape's history are its ticks, oldest first; and, until `History.trim`, some before.
         forgotten: offset of the last tick before those, 0 if there is none.
@@ -41,6 +42,9 @@ class Topic:
         routes: their inboxes; ``None`` once that is out of date.
         demand: is told when the first mailbox comes and the last one goes; ``None`` where nobody wants to know.
         wants_json: whether somebody needs every tick as JSON: then it is made while it is in the processor's cache.
+        is_plain: whether its ticks are nothing but bytes to all who get them, the same ones. Then a tick and what it
+            was made of are freed at once, while the processor's cache has them: of a thousand topics' newest ticks,
+            each is in nobody's cache any more when the next one takes its place.
     """
 
     __slots__ = (
@@ -48,7 +52,9 @@ class Topic:
         "ch",
         "current",
         "demand",
+        "encoded",
         "forgotten",
+        "is_plain",
         "is_single",
         "mailboxes",
         "newest",
@@ -72,6 +78,7 @@ class Topic:
         self.offset = 0
         self.is_single = ch in SINGLE
         self.newest: Entry | None = None
+        self.encoded = b""
         self.current: dict[str, Entry] = {}
         self.book: BookState | None = BookState() if ch == "book" else None
         self.rendered: Entry | None = None
@@ -80,7 +87,7 @@ class Topic:
         self.mailboxes: dict[Mailbox, None] = {}
         self.routes: Routes | None = None
         self.demand: Demand | None = None
-        self.wants_json = False
+        self.wants_json = self.is_plain = False
         self.state = ""
         self.state_changes = 0
 
@@ -93,17 +100,22 @@ class Topic:
             if self.demand is not None and not self.mailboxes:
                 self.demand.begin(self.ch, self.sym)
             self.mailboxes[mailbox] = None
-            self.routes = None
+            self.forget_routes()
             mailbox.topic_count += 1
 
     def detach(self, mailbox: Mailbox) -> None:
         """Hand no more of the topic's ticks to the mailbox; harmless if it was not attached."""
         if mailbox in self.mailboxes:
             del self.mailboxes[mailbox]
-            self.routes = None
+            self.forget_routes()
             mailbox.topic_count -= 1
             if self.demand is not None and not self.mailboxes:
                 self.demand.end(self.ch, self.sym)
+
+    def forget_routes(self) -> None:
+        """Have ``routes`` set anew before the next tick is handed on: who gets it, or in which form, has changed."""
+        self.routes = None
+        self.is_plain = False
 
     def list_routes(self) -> Routes:
         """Set ``routes`` anew, once after any number of changes."""
@@ -115,6 +127,7 @@ class Topic:
             boxes = entries if not mailbox.is_encoded else json if mailbox.wants_json else packed
             boxes.append(mailbox.inbox)
         self.routes = len(self.mailboxes), entries, json, packed
+        self.is_plain = self.is_single and not entries and not (json and packed)
         return self.routes
 
     @property
@@ -122,11 +135,11 @@ class Topic:
         """``seq`` of the first tick of ``offsets``; ``seq + 1`` if there is none."""
         return self.seq - len(self.offsets) + 1
 
-    def newest_entries(self) -> list[Entry]:
-        """Return the newest tick of each conflation key that matters; none before the first."""
+    def newest_offsets(self) -> list[int]:
+        """Return the offset of the newest tick of each conflation key that matters; none before the first."""
         if self.is_single:
-            return [] if self.newest is None else [self.newest]
-        return list(self.current.values())
+            return [self.offset] if self.seq else []
+        return [entry.offset for entry in self.current.values()]
 
 
 def parse_pattern(text: str) -> str | None:

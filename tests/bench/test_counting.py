@@ -17,6 +17,7 @@ from broker.core.messages import Ack, Heartbeat
 from broker.core.tape import Tape
 from broker.core.ticks import Quote, Tick, Trade
 from broker.core.topics import Topics
+from tests.fakes import put
 
 NOW = 1_795_000_000_000_000_000
 #: Ages of the ticks in ms, oldest first.
@@ -38,7 +39,7 @@ def ticks() -> list[Tick]:
 def stream(codec: Codec, kind: str) -> bytes:
     """Return what a subscriber may read: an update, a heartbeat with an account, another update."""
     tape = Tape("e", Topics(), HistoryLimits())
-    entries = tape.append(ticks(), 0.0)
+    entries = put(tape, ticks())
     framing = {
         "ws": WebSocketFraming(is_binary=codec.is_binary),
         "sse": SseFraming(chunked=True, retry_ms=1000),

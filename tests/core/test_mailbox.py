@@ -16,6 +16,7 @@ from broker.core.mailbox import Mailbox, Missing, Verdict
 from broker.core.tape import Entry, Tape
 from broker.core.ticks import Bar, Quote, Status, Tick, Trade
 from broker.core.topics import Topic, Topics
+from tests.fakes import put
 
 LIMITS = DeliveryLimits(queue_ticks=50, queue_bytes=2000)
 SYMBOLS = ("SIM:A", "SIM:B", "SIM:C")
@@ -52,7 +53,7 @@ def a_tape() -> Tape:
 
 def offer_all(mailbox: Mailbox, *ticks: Tick) -> Verdict:
     verdict = Verdict.KEEP
-    for entry in a_tape().append(ticks, 0.0):
+    for entry in put(a_tape(), ticks):
         verdict = mailbox.offer(entry)
     return verdict
 
@@ -91,7 +92,7 @@ class MailboxMachine(RuleBasedStateMachine):
     )
     def offer(self, ticks: list[Tick], settle: bool) -> None:
         self.now += 1.0
-        entries = self.tape.append(ticks, self.now)
+        entries = put(self.tape, ticks, self.now)
         self.offered += entries
         self.mailbox.inbox += entries
         self.is_settled = settle
@@ -259,7 +260,7 @@ def test_tick_larger_than_the_bound_is_still_delivered_alone() -> None:
 )
 def test_eviction_is_not_forgotten_when_somebody_else_settles_first(look: Callable[[Mailbox], Any]) -> None:
     mailbox = Mailbox("quote", every(1, "evict"), LIMITS)
-    mailbox.inbox += a_tape().append([trade(), trade()], 0.0)
+    mailbox.inbox += put(a_tape(), [trade(), trade()])
     look(mailbox)
     assert mailbox.settle() is Verdict.EVICT
 
@@ -294,7 +295,7 @@ def test_states_that_pile_up_evict_in_the_end() -> None:
 def test_latest_that_is_too_old_is_told_as_stale() -> None:
     mailbox, tape = Mailbox("quote", latest(500), LIMITS), a_tape()
     for at, sym in ((0.0, "SIM:A"), (0.0, "SIM:A"), (1.0, "SIM:B")):
-        mailbox.inbox += tape.append([quote(sym)], at)
+        mailbox.inbox += put(tape, [quote(sym)], at)
     mailbox.expire(0.5)
     (gap,) = mailbox.take_gaps()
     assert (gap.topic.sym, gap.first, gap.last, gap.reason) == ("SIM:A", 2, 2, "stale")

@@ -10,7 +10,7 @@ from broker.core.history import HistoryLimits
 from broker.core.packing import Packer, shared_packer
 from broker.core.tape import Entry, Tape
 from broker.core.topics import Topics
-from tests.fakes import trade
+from tests.fakes import put, trade
 
 FRAMINGS: list[Framing] = [
     WEBSOCKET_TEXT,
@@ -21,7 +21,7 @@ FRAMINGS: list[Framing] = [
 
 def make_entries(count: int) -> list[Entry]:
     tape = Tape("e", Topics(), HistoryLimits())
-    return tape.append([trade("SIM:A") for _ in range(count)], 0.0)
+    return put(tape, [trade("SIM:A") for _ in range(count)])
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
@@ -44,6 +44,24 @@ def test_same_ticks_for_many_are_the_same_object_and_any_difference_another() ->
         packer.update(make_entries(2)[::-1], "e-2", "e-2"),
     ):
         assert other != first
+
+
+def test_writes_of_bytes_and_of_entries_take_turns_without_mixing_cursors() -> None:
+    entries = make_entries(3)
+    packer, plain = shared_packer(JSON, WEBSOCKET_TEXT), Packer(JSON, WEBSOCKET_TEXT)
+    for cursor in ("e-1", "e-2", "e-1"):
+        for count in (1, 3):
+            ticks = JSON.ticks(entries[:count])
+            wanted = plain.update(entries[:count], cursor, cursor)
+            assert packer.update(entries[:count], cursor, cursor) == wanted
+            assert packer.update_encoded(ticks, cursor) == wanted
+
+
+@pytest.mark.parametrize("size", [10, 50, 100, 65_000, 65_400, 65_536, 70_000])
+def test_write_of_bytes_is_a_frame_of_its_length(size: int) -> None:
+    ticks = [b'"%b"' % (b"x" * size)]
+    wanted = WEBSOCKET_TEXT.frame("update", JSON.update("e-3", ticks))
+    assert shared_packer(JSON, WEBSOCKET_TEXT).update_encoded(ticks, "e-3") == wanted
 
 
 def test_event_that_must_not_be_resumed_behind_has_no_id() -> None:

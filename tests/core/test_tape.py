@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import pytest
@@ -10,12 +11,15 @@ from hypothesis import strategies as st
 
 from broker.core.backlog import Backlog
 from broker.core.codecs import JSON, MSGPACK
+from broker.core.delivery import Delivery, DeliveryLimits
 from broker.core.encoding import pack_tick, tick_to_json
 from broker.core.history import OVERHEAD_BYTES, HistoryLimits
+from broker.core.mailbox import Mailbox
 from broker.core.tape import Entry, Tape
 from broker.core.ticks import Bar, Book, Quote, Tick, Trade
 from broker.core.topics import Topic, Topics
 from tests.core.pair import quote, trade
+from tests.fakes import put
 
 SYMBOLS = ("SIM:A", "SIM:B", "SIM:C")
 BATCHES = st.lists(st.lists(st.sampled_from(SYMBOLS), max_size=6), max_size=12)
@@ -26,7 +30,7 @@ def a_tape(**limits: Any) -> Tape:
 
 
 def append(tape: Tape, *symbols: str, at: float = 0.0) -> list[Entry]:
-    return tape.append([trade(sym) for sym in symbols], at)
+    return put(tape, [trade(sym) for sym in symbols], at)
 
 
 def topic(tape: Tape, sym: str) -> Topic:
@@ -50,15 +54,65 @@ def topics_of(tape: Tape) -> list[Topic]:
 
 def test_seq_counts_a_topic_and_offset_the_tape() -> None:
     tape = a_tape()
-    entries = append(tape, "SIM:A", "SIM:B", "SIM:A") + tape.append([quote("SIM:A")], 0.0)
+    entries = append(tape, "SIM:A", "SIM:B", "SIM:A") + put(tape, [quote("SIM:A")])
     assert [(entry.seq, entry.offset) for entry in entries] == [(1, 1), (1, 2), (2, 3), (1, 4)]
     assert [entry.tick.seq for entry in entries] == [1, 1, 2, 1]
     assert tape.offset == 4
 
 
+@pytest.mark.parametrize("wants_json", [True, False])
+def test_newest_tick_of_a_plain_topic_is_shown_as_any_other(wants_json: bool) -> None:
+    level = [("9", "1")]
+    ticks: list[Tick] = [
+        trade("SIM:A"),
+        Trade(sym="SIM:B", ts=5, rts=6, price="1.50", size="2", side="sell", id="x", count=3),
+        Quote(sym="SIM:A", ts=2**60, rts=2**60 + 1, bid="1.10", bid_size="2", ask=None, ask_size=None),
+        Book(sym="SIM:A", ts=1, rts=1, kind="snapshot", bids=level, asks=[]),
+    ]
+    tapes = a_tape(), a_tape()
+    for plain, tape in zip((True, False), tapes, strict=True):
+        for tick in ticks:
+            each = tape.topics.get(tick.ch, tick.sym)
+            each.is_plain, each.wants_json = plain, wants_json
+        for at in (1.0, 2.0):
+            _, items = tape.append([copy(tick) for tick in ticks], at)
+            assert all(isinstance(item, bytes) is plain for item in items)
+    for tick in ticks:
+        one, other = (tape.snapshot(tape.topics.get(tick.ch, tick.sym), 3.0) for tape in tapes)
+        (shown,), (wanted,) = one, other
+        fields = set(Entry.__struct_fields__) - {"topic", "key", "at"}
+        assert {name: getattr(shown, name) for name in fields} == {
+            name: getattr(wanted, name) for name in fields
+        }
+        assert shown.key is shown.topic
+        assert shown.at == wanted.at or tick.ch == "book"
+        assert tapes[0].snapshot(shown.topic, 3.0)[0] is shown, "a crowd shares it"
+
+
+def test_topic_is_plain_only_while_all_who_get_it_get_the_same_bytes() -> None:
+    topic = Topic("trade", "SIM:A")
+    assert not topic.is_plain, "nobody has looked"
+    topic.list_routes()
+    assert topic.is_plain, "nobody wants anything"
+    boxes = [Mailbox("trade", Delivery("every", None, 0, 8, "gap", None), DeliveryLimits()) for _ in range(3)]
+    for mailbox, is_encoded, wants_json, is_plain in zip(
+        boxes, (True, True, False), (True, False, False), (True, False, False), strict=True
+    ):
+        mailbox.is_encoded, mailbox.wants_json = is_encoded, wants_json
+        topic.attach(mailbox)
+        assert not topic.is_plain, "who gets it has changed"
+        topic.list_routes()
+        assert topic.is_plain is is_plain
+    topic.detach(boxes[0])
+    topic.detach(boxes[2])
+    topic.list_routes()
+    assert topic.is_plain, "all want MessagePack"
+    assert not Topic("bar", "SIM:A").list_routes()[0]
+
+
 def test_empty_batch_changes_nothing() -> None:
     tape = a_tape()
-    assert tape.append([], 0.0) == []
+    assert put(tape, []) == []
     assert (tape.offset, tape.history.kept_ticks) == (0, 0)
 
 
@@ -86,7 +140,7 @@ def malformed(**changes: Any) -> Tick:
 )
 def test_malformed_tick_costs_itself_and_nothing_else(odd: Tick) -> None:
     tape = a_tape()
-    entries = tape.append([trade("SIM:A"), odd, trade("SIM:A"), quote("SIM:A")], 0.0)
+    entries = put(tape, [trade("SIM:A"), odd, trade("SIM:A"), quote("SIM:A")])
     assert [(entry.seq, entry.offset) for entry in entries] == [(1, 1), (2, 2), (1, 3)]
     assert tape.malformed == 1
     assert tape.history.kept_ticks == 3
@@ -98,7 +152,7 @@ def test_half_a_delta_is_not_applied() -> None:
     levels = [("9", "1"), ("8", "1")]
     tape.append([Book(sym="SIM:A", ts=1, rts=1, kind="snapshot", bids=levels, asks=[])], 0.0)
     bad = Book(sym="SIM:A", ts=2, rts=2, kind="snapshot", bids=[("7", "1"), ("6",)], asks=[])  # type: ignore[list-item]
-    assert tape.append([bad], 0.0) == []
+    assert put(tape, [bad]) == []
     (entry,) = tape.snapshot(tape.topics.get("book", "SIM:A"), 0.0)
     assert (entry.seq, entry.tick.bids) == (1, levels)  # type: ignore[union-attr]
 
@@ -113,7 +167,7 @@ def test_snapshot_is_the_newest_tick_of_each_kind() -> None:
         Bar(sym="SIM:A", ts=1, rts=1, interval=interval, start=0, count=1, final=True, **ones)
         for interval in ("1s", "1m", "1s")
     ]
-    entries = tape.append(bars, 0.0)
+    entries = put(tape, bars)
     shown = tape.snapshot(tape.topics.get("bar", "SIM:A"), 0.0)
     assert {entry.seq for entry in shown} == {entries[1].seq, entries[2].seq}
 
@@ -294,7 +348,7 @@ def test_topic_that_is_left_out_is_read_no_more() -> None:
 def test_ticks_of_the_history_are_what_was_published() -> None:
     tape = a_tape()
     ticks: list[Tick] = [trade("SIM:A", "7"), quote("SIM:A")]
-    entries = tape.append(ticks, 0.0)
+    entries = put(tape, ticks)
     backlog = Backlog(tape, {entry.topic: 1 for entry in entries})
     assert [packed for _, _, packed in backlog.read(9, 9999)] == [entry.packed for entry in entries]
     assert {type(entry.tick) for entry in entries} == {Trade, Quote}

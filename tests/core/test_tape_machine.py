@@ -18,6 +18,7 @@ from broker.core.tape import Tape
 from broker.core.ticks import Channel, Tick
 from broker.core.topics import Topic, Topics
 from tests.core.pair import quote, trade
+from tests.fakes import put
 
 TOPICS: list[tuple[Channel, str]] = [("trade", "SIM:A"), ("trade", "SIM:B"), ("quote", "SIM:A")]
 LIMITS = [
@@ -77,7 +78,7 @@ class TapeMachine(RuleBasedStateMachine):
     def append(self, which: list[int], length: int) -> None:
         keys = [TOPICS[number] for number in which]
         ticks: list[Tick] = [trade(sym, "x" * length) if ch == "trade" else quote(sym) for ch, sym in keys]
-        for key, entry in zip(keys, self.tape.append(ticks, self.now), strict=True):
+        for key, entry in zip(keys, put(self.tape, ticks, self.now), strict=True):
             self.seqs[key] += 1
             topic = self.topic(key)
             assert (entry.topic, entry.seq, entry.at) == (topic, self.seqs[key], self.now)

@@ -26,6 +26,7 @@ from broker.core.tape import Entry, Tape
 from broker.core.ticks import Tick
 from broker.core.topics import Topic, Topics
 from tests import strategies
+from tests.fakes import put
 
 WIRE = Path(__file__).parent.parent / "wire"
 NANOS = {"ts", "rts", "start"}
@@ -118,7 +119,7 @@ def test_every_kind_of_message_and_request_has_a_vector() -> None:
 
 @given(strategies.TICKS)
 def test_any_tick_reads_the_same_from_json_and_msgpack_live_and_replayed(tick: Tick) -> None:
-    (entry,) = Tape("e1", Topics(), HistoryLimits()).append([tick], 0.0)
+    (entry,) = put(Tape("e1", Topics(), HistoryLimits()), [tick])
     (live,), (packed,) = JSON.ticks([entry]), MSGPACK.ticks([entry])
     assert JSON.repack([packed, live]) == [live, live]
     assert MSGPACK.repack([packed, live]) == [packed, packed]
