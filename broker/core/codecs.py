@@ -77,9 +77,11 @@ class Json:
         return [tick if tick[0] == JSON_OPENS else packed_to_json(tick) for tick in kept]
 
     def update(self, cursor: str, ticks: Sequence[bytes]) -> bytes:
-        return b"".join(
-            (b'{"type":"update","cursor":"', cursor.encode(), b'","data":[', b",".join(ticks), b"]}")
-        )
+        return b"%b%b]}" % (self.update_opening(cursor), b",".join(ticks))
+
+    def update_opening(self, cursor: str) -> bytes:
+        """Return how every `update` with a cursor begins; behind it come the ticks, and ``]}``."""
+        return b'{"type":"update","cursor":"%b","data":[' % cursor.encode()
 
     def snapshot(self, sub: int, cursor: str, ticks: Sequence[bytes], *, more: bool) -> bytes:
         head = b'{"type":"snapshot","sub":%d,"cursor":"%b","data":[%b]' % (

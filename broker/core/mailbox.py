@@ -97,7 +97,8 @@ class Mailbox:
         max_delay_s: as the contract has it; here, because it is asked for in every round.
         is_deferred: whether the contract may want its ticks later than in the next round.
         wants_json: whether every tick will be needed as JSON.
-        offered, conflated, dropped, delivered: ticks, since the subscription began, the inbox left out.
+        passed: ticks that went straight from the inbox to the socket, since the subscription began.
+        offered, conflated, dropped, delivered: all others, the inbox left out.
         peak: the most ticks that ever had to wait.
         verdict: EVICT once the contract has called for it, whoever it was that settled then.
         over_since: when the tick came that was too many for a contract that says so; seconds of the broker's clock.
@@ -125,6 +126,7 @@ class Mailbox:
         "offered",
         "over_since",
         "owner",
+        "passed",
         "peak",
         "topic_count",
         "verdict",
@@ -141,7 +143,7 @@ class Mailbox:
         self.is_clear = True
         self.level = Level.LIVE
         self.wants_json = False
-        self.offered = self.delivered = self.conflated = self.dropped = 0
+        self.passed = self.offered = self.delivered = self.conflated = self.dropped = 0
         self.peak = 0
         self.topic_count = 0
         self.verdict = Verdict.KEEP
@@ -334,11 +336,11 @@ class Mailbox:
             return None
         taken = inbox[:]
         inbox.clear()
-        self.offered += count
         if self._conflates and count > 1:
             taken = self._queue.collapse(taken)  # type: ignore[attr-defined]  # it is a LatestQueue
+            self.offered += count - len(taken)
             self.conflated += count - len(taken)
-        self.delivered += len(taken)
+        self.passed += len(taken)
         return taken
 
     def take_encoded(self, ticks: int, size: int) -> list[Encoded]:
@@ -401,7 +403,7 @@ class Mailbox:
                 taken back as well if nothing has gone, so that nobody counts it; later, who knows what it was.
         """
         self.admit()
-        is_whole = not self.delivered and not self.dropped
+        is_whole = not self.passed and not self.delivered and not self.dropped
         oldest_of = {topic: max(seq, began[topic]) for topic, seq in first.items()}
         for item in self._queue.remove(lambda item: is_from(item, first)):
             start = first[item.topic]
@@ -468,8 +470,8 @@ class Mailbox:
         self.admit()
         return LedgerEntry(
             sub,
-            self.offered + backlog,
-            self.delivered,
+            self.passed + self.offered + backlog,
+            self.passed + self.delivered,
             self.conflated,
             self.dropped,
             len(self._queue) + backlog,

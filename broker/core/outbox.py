@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import islice
 from operator import attrgetter, itemgetter
+from typing import Any
 
 from broker.core.codecs import Codec
 from broker.core.framing import Framing
@@ -44,6 +45,9 @@ class Outbox:
         may_have_more: whether it is worth while to `take` again at once.
         evicted: set when a queue went over its limit and the contract says `evict`: then nothing more is taken.
         due: when a tick that is held back by a ``max_rate`` may go; ``None`` without one.
+        lane: the session's only mailbox while all there is to be sent are the ticks in its inbox, as bytes, if it
+            `Mailbox.is_clear`. Then whoever is in a hurry may take them himself, up to `WRITE_TICKS`, and count them.
+        pack_encoded: makes a write of them, and of the cursor behind them.
     """
 
     __slots__ = (
@@ -53,13 +57,14 @@ class Outbox:
         "_is_new",
         "_most",
         "_pack",
-        "_pack_encoded",
         "_plain",
         "_router",
         "_session",
         "due",
         "evicted",
+        "lane",
         "may_have_more",
+        "pack_encoded",
     )
 
     def __init__(self, session: Session, codec: Codec, framing: Framing) -> None:
@@ -68,16 +73,17 @@ class Outbox:
         self._codec = codec
         self._framing = framing
         self._gaps: list[Gap] = []
+        session.on_change = self.forget_plain
         packer = shared_packer(codec, framing.shared)
-        self._pack, self._pack_encoded = packer.update, packer.update_encoded
+        self._pack, self.pack_encoded = packer.update, packer.update_encoded
         #: The session's only mailbox while there is nothing but its ticks to be sent, else ``None``; since just now?
         self._plain: Mailbox | None = None
         self._is_new = False
+        self.lane: Mailbox | None = None
         self._most = 0
         self.may_have_more = True
         self.evicted: Subscription | None = None
         self.due: float | None = None
-        session.on_change = self._forget_plain
 
     def message(self, message: Message) -> bytes:
         """Return one message as a write; ahead of one with an account or a cursor go the gaps it stands behind."""
@@ -112,31 +118,28 @@ class Outbox:
             taken = plain.take_fresh(self._most)
             if taken is not None:
                 self.may_have_more = False
-                router = self._router
-                if not plain.is_encoded:
-                    return self._pack_fresh(plain, taken)
-                if not taken:
-                    return b""
-                router.delivered += len(taken)
-                cursor = router.tape.cursor()
-                return self._pack_encoded(taken, cursor, cursor)
+                return self._pack_fresh(plain, taken)
         self.may_have_more = True
-        self._plain = None
+        self._plain = self.lane = None
         return self._take_in_order(now)
 
-    def _pack_fresh(self, plain: Mailbox, entries: list[Entry]) -> bytes:
+    def _pack_fresh(self, plain: Mailbox, taken: list[Any]) -> bytes:
         """Return all there was as a write, and have what comes behind it come as bytes, if that is possible."""
+        is_encoded = plain.is_encoded
         if self._is_new:
             self._is_new = False
             self._session.hasten()
-        if not entries:
+            # A book's are larger than a write may be.
+            self.lane = plain if plain.is_encoded and plain.ch != "book" else None
+        if not taken:
             return b""
-        self._router.delivered += len(entries)
+        self._router.delivered += len(taken)
         cursor = self._router.tape.cursor()
-        return self._pack(entries, cursor, cursor)
+        return self.pack_encoded(taken, cursor) if is_encoded else self._pack(taken, cursor, cursor)
 
-    def _forget_plain(self) -> None:
-        self._plain = self.due = None
+    def forget_plain(self) -> None:
+        """Look anew what there is to be sent: a subscription has come, gone or changed."""
+        self._plain = self.lane = self.due = None
 
     def _look_whether_plain(self) -> Mailbox | None:
         """Return the mailbox whose ticks are all there is to be sent, as mostly; ``None`` if there is more."""
@@ -275,7 +278,7 @@ class Outbox:
             return b""
         self._router.delivered += len(taken)
         cursor = self._session.cursor(self._session.position())
-        return self._pack_encoded(taken, cursor, cursor)
+        return self.pack_encoded(taken, cursor)
 
     def _take_snapshot(self, sub: Subscription) -> bytes:
         """Return the next part of a snapshot; the last one ends it."""

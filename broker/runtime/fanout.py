@@ -18,6 +18,7 @@ import structlog
 import trio
 
 from broker.core.mailbox import GapReason, Mailbox
+from broker.core.outbox import WRITE_TICKS
 from broker.core.router import Router
 from broker.core.ticks import Channel, Tick
 from broker.core.topics import Topic
@@ -148,19 +149,41 @@ class Fanout:
                 turn_ends = now + TURN_S
 
     def _serve(self, group: list[Subscriber], now: float) -> None:
-        """Take for a few subscribers, then write to them."""
+        """Take for a few subscribers, then write to them.
+
+        Who has a lane is served right here, as `Outbox.take` and `Mailbox.take_fresh` do it for the others: with
+        50,000 writes a second, the calls on the way there cost more than the joining of the ticks.
+        """
+        router = self.router
+        cursor = router.tape.cursor()
+        delivered = 0
         writes = []
         for subscriber in group:
             subscriber.is_scheduled = False
+            lane = subscriber.lane
             try:
-                data = subscriber.take(now)
+                if lane is not None and lane.is_clear and len(lane.inbox) <= WRITE_TICKS:
+                    taken = lane.inbox[:]
+                    if not taken:
+                        continue
+                    lane.inbox.clear()
+                    count = len(taken)
+                    lane.passed += count
+                    delivered += count
+                    data = subscriber.pack(taken, cursor)
+                else:
+                    data = subscriber.take(now)
             except Exception:
                 subscriber.fail("a flush failed")
             else:
                 if data:
                     writes.append((subscriber, data))
+        router.delivered += delivered
         for subscriber, data in writes:
             try:
-                subscriber.write(data, now)
+                subscriber.last_sent = now
+                subscriber.wire.offer(data)
+                if subscriber.lane is None:
+                    subscriber.write_on(now)
             except Exception:
                 subscriber.fail("a flush failed")

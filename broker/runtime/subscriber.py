@@ -25,6 +25,7 @@ from broker.core import errors
 from broker.core.codecs import Codec
 from broker.core.errors import CloseReason
 from broker.core.framing import Framing
+from broker.core.mailbox import Mailbox
 from broker.core.messages import Message
 from broker.core.outbox import Outbox
 from broker.core.router import Router
@@ -52,6 +53,8 @@ class Subscriber:
     Attributes:
         transport: how it is connected, for statistics.
         is_scheduled: whether the fan-out will flush it in its next round.
+        lane, pack: `Outbox.lane` while the wire is free, and what makes writes of it: the usual case, for which the
+            fan-out looks at nothing else.
         timers: when the fan-out will wake it because a contract's delay is over, the next one last; each
             earlier than those before it, so there are at most as many as there are different delays.
         ended: why it ends, once it does; the first reason stays.
@@ -69,12 +72,14 @@ class Subscriber:
         "codec",
         "ended",
         "is_scheduled",
+        "lane",
         "last",
         "last_heard",
         "last_heartbeat",
         "last_sent",
         "opened",
         "outbox",
+        "pack",
         "peer",
         "ping_sent_at",
         "scope",
@@ -100,11 +105,13 @@ class Subscriber:
         """``finish`` returns what the transport itself sends behind the `closing` message."""
         self.session = Session(id_, router, codec, limits, owner=self)
         self.outbox = Outbox(self.session, codec, framing)
+        self.pack = self.outbox.pack_encoded
         self.transport = framing.name
         self.codec = codec.name
         self.peer = peer
         self.wire = wire
         self.is_scheduled = False
+        self.lane: Mailbox | None = None
         self.timers: list[float] = []
         self.ended: CloseReason | None = None
         self.last: SessionRecord | None = None
@@ -114,7 +121,8 @@ class Subscriber:
         self._fanout = fanout
         self._finish = finish
         self._unread = 0
-        wire.on_blocked = self.note_behind
+        wire.on_blocked = self._blocked
+        self.session.on_change = self._changed
         wire.on_drained = self._drained
 
     def wake(self) -> None:
@@ -126,6 +134,14 @@ class Subscriber:
     def _drained(self) -> None:
         self._unread = 0
         self.wake()
+
+    def _blocked(self) -> None:
+        self.lane = None
+        self.note_behind()
+
+    def _changed(self) -> None:
+        self.lane = None
+        self.outbox.forget_plain()
 
     def note_behind(self) -> None:
         """Have what waits for it counted, until nothing does (`broker.runtime.budget`)."""
@@ -140,7 +156,7 @@ class Subscriber:
         return ticks, size
 
     def take(self, now: float) -> bytes:
-        """Return the next write, empty if there is none; `write` it in the same step.
+        """Return the next write, empty if there is none; `offer` it to the wire in the same step.
 
         While the wire is full it has notices only, which wait behind nothing but the frame that has begun.
         """
@@ -149,6 +165,7 @@ class Subscriber:
         outbox = self.outbox
         if not self.wire.is_blocked:
             data = outbox.take(now)
+            self.lane = outbox.lane
             if outbox.due is not None:
                 self._fanout.wake_at(self, outbox.due)
         else:
@@ -159,10 +176,8 @@ class Subscriber:
             return b""
         return data
 
-    def write(self, data: bytes, now: float) -> None:
-        """Write what was taken, and what is left: until the wire is full, or the others have their turn."""
-        self.last_sent = now
-        self.wire.offer(data)
+    def write_on(self, now: float) -> None:
+        """Write what is left behind a first write: until the wire is full, or the others have their turn."""
         if not self.outbox.may_have_more:
             return
         self.note_behind()
@@ -231,6 +246,7 @@ class Subscriber:
         closing = self.session.close(reason)
         closing.advice = reason.advice or UNSET
         self.ended = reason
+        self.lane = None
         if reason not in UNHEARD:
             self.wire.offer(self.outbox.message(closing) + self._finish(reason))
         self.scope.cancel()
@@ -249,6 +265,7 @@ class Subscriber:
             log.exception("the account of a failed session could not be made", session=self.session.id)
             self.session.closed()
             self.ended = errors.FAULT
+            self.lane = None
             self.scope.cancel()
 
     def record(self, now: float) -> SessionRecord:
