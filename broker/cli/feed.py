@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
@@ -14,6 +16,7 @@ from broker.cli.settings import ConfigFlag, load_settings
 
 if TYPE_CHECKING:
     from broker.config import Loaded
+    from feeds.base import Feed
     from feeds.plugins import Source
 
 feed_app = App(name="feed", help="List feeds, check one, begin a new one.", help_format="plaintext")
@@ -27,7 +30,7 @@ def list_feeds(
     *,
     as_json: Annotated[bool, Parameter("--json", negative="", help="As one JSON object.")] = False,
 ) -> int:
-    """List the types of feeds there are, where from, with their keys; and the feeds that are configured.
+    """List the types of feeds there are, where from, and what feed check last found; and the feeds that are configured.
 
     Each is imported, and what can't be used says why. Exit code 1 if a configured feed can't be used.
     """
@@ -60,6 +63,7 @@ def _about(source: Source) -> dict[str, Any]:
         "error": None,
         "summary": "",
         "keys": [],
+        "checks": None,
     }
     try:
         feed = source.load()
@@ -67,12 +71,32 @@ def _about(source: Source) -> dict[str, Any]:
         return {**about, "error": str(exc)}
     summary = (inspect.getdoc(feed) or "").partition("\n")[0].rstrip(".")
     keys = [key for key in feed.Options.model_fields if key not in FeedOptions.model_fields]
-    return {**about, "summary": summary, "keys": keys}
+    return {**about, "summary": summary, "keys": keys, "checks": _checks(source.kind, feed)}
+
+
+def _checks_of(kind: str, folder: Path) -> dict[str, Any] | None:
+    """Return how the feed of a table stands; ``None``: it can't be imported."""
+    from feeds.plugins import PluginError, find_feed
+
+    try:
+        return _checks(kind, find_feed(kind, folder).load())
+    except (LookupError, PluginError):
+        return None
+
+
+def _checks(kind: str, feed: type[Feed]) -> dict[str, Any]:
+    from broker.cli.feed_verdicts import Standing, as_object, standing
+    from feeds.testing.subject import NO_ADAPTERS
+
+    if kind in NO_ADAPTERS:
+        return as_object(Standing("none", "none, as it has no venue"))
+    return as_object(standing(feed, os.environ))
 
 
 def _configured(loaded: Loaded) -> list[dict[str, Any]]:
     from broker.config.feeds import broken_feeds
 
+    folder = Path() if loaded.path is None else loaded.path.parent
     broken = dict(broken_feeds(loaded.config.feeds))
     return [
         {
@@ -80,6 +104,7 @@ def _configured(loaded: Loaded) -> list[dict[str, Any]]:
             "type": options.type,
             "settings": options.model_dump(mode="json", exclude_unset=True, exclude={"type", "name"}),
             "error": broken.get(options.name or options.type),
+            "checks": _checks_of(options.type, folder),
         }
         for options in loaded.config.feeds
     ]
@@ -95,6 +120,7 @@ def _print_types(types: list[dict[str, Any]], hidden: list[tuple[str, str]]) -> 
             continue
         print(f"  {about['type']:<{width}} {about['summary']}{source}")
         print(f"  {'':<{width}} keys: {', '.join(about['keys'])}")
+        print(f"  {'':<{width}} checks: {about['checks']['text']}")
     for name, source in hidden:
         print(
             f"  {name:<{width}} HIDDEN (from {source}): Tapecast has a feed of this name; use package.module:Class"
@@ -110,3 +136,6 @@ def _print_configured(configured: list[dict[str, Any]], origin: str) -> None:
         settings = ", ".join(f"{key}={show(value)}" for key, value in each["settings"].items())
         broken = f": BROKEN: {each['error']}" if each["error"] else ""
         print(f"  {each['name']:<{width}} {each['type']}{': ' if settings else ''}{settings}{broken}")
+        if ":" in each["type"] and each["checks"]:
+            # Not among the types above, as nothing but this table names it.
+            print(f"  {'':<{width}} checks: {each['checks']['text']}")

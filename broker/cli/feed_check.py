@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,7 +52,8 @@ def check(
 ) -> int:
     """Check an adapter offline: against its golden frames, on a simulated clock, with all that goes wrong.
 
-    The exit code is 1 if a check fails. With --config, NAME may be that of a configured feed.
+    The exit code is 1 if a check fails. With --config, NAME may be that of a configured feed. What was found is kept
+    for feed list, in $XDG_STATE_HOME or ~/.local/state.
     """
     from feeds.testing import SubjectError
 
@@ -85,6 +87,7 @@ def _subject(
 
 
 def _offline(subject: Subject, bless: bool, as_json: bool) -> int:
+    from broker.cli.feed_verdicts import keep
     from feeds.testing.kit import Kit
     from feeds.testing.verdicts import as_json as to_json
     from feeds.testing.verdicts import as_line, as_summary, has_failed
@@ -95,6 +98,12 @@ def _offline(subject: Subject, bless: bool, as_json: bool) -> int:
         if not as_json:
             print(as_line(verdict), flush=True)
     print(to_json(subject.kind, verdicts) if as_json else f"\n{subject.kind}: {as_summary(verdicts)}")
+    if subject.is_loaded:
+        fault = keep(
+            subject.feed, subject.kind, subject.source.origin, subject.golden.where, verdicts, os.environ
+        )
+        if fault:
+            exits.complain(f"feed check: what was found can't be kept for feed list: {fault}")
     return exits.FAILURE if has_failed(verdicts) else exits.OK
 
 

@@ -22,7 +22,7 @@ from feeds.venue import VenueFeed
 #: Frames of the feeds that come with Tapecast, by type.
 OWN_FRAMES = Path(__file__).parent / "frames"
 #: Feeds of no venue: what they read is the user's own, and their tests are Tapecast's.
-_NO_ADAPTERS = {"replay", "process", "ingest"}
+NO_ADAPTERS = frozenset({"replay", "process", "ingest"})
 
 
 class SubjectError(Exception):
@@ -74,7 +74,7 @@ class Subject:
         self._recording = recording
         self._options: FeedOptions | None = None
         self._feed: type[Feed] | None = None
-        if kind in _NO_ADAPTERS:
+        if kind in NO_ADAPTERS:
             raise SubjectError(f"{kind}: has no venue that could be scripted; only adapters are checked")
         try:
             self.source: Source = find_feed(kind, folder)
@@ -108,9 +108,19 @@ class Subject:
 
     def make(self) -> Feed:
         """Return a new feed."""
+        assert self._options is not None, "load() comes first"
+        return self.feed(self._options)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether `load` has found nothing wrong."""
+        return self._feed is not None
+
+    @property
+    def feed(self) -> type[Feed]:
+        """The class that is checked; `load` comes first."""
         assert self._feed is not None, "load() comes first"
-        assert self._options is not None
-        return self._feed(self._options)
+        return self._feed
 
     def names(self) -> tuple[str, ...]:
         """Return the names that the option ``symbols`` lists, if it has one; without the venue."""

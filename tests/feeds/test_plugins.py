@@ -325,7 +325,9 @@ def test_feed_list_says_what_is_there_where_from_and_whether_it_loads(
         "error": None,
         "summary": "Quotes of a laboratory",
         "keys": ["pause_s", "names"],
+        "checks": {"state": "unchecked", "text": "not checked", "last": None},
     }
+    assert types["broken"]["checks"] is None
     assert types["broken"]["error"] == BROKEN["raises"][1]
     assert types["simulated"]["from"] == "built-in"
     assert [(each["name"], each["error"]) for each in shown["configured"]] == [
