@@ -129,7 +129,14 @@ class Broker:
         self.websocket = WebSocketTransport(self.sessions, time_ns=time_ns)
         self.http_stream = HttpStreamTransport(self.sessions, time_ns=time_ns, rng=_child(rng))
         self.inlets = IngestTransport([feed for _, feed in feeds if isinstance(feed, IngestFeed)])
-        self.rest = Rest(self.router, self.ingest, self.sessions, admin=config.server.admin, time_ns=time_ns)
+        self.rest = Rest(
+            self.router,
+            self.ingest,
+            self.sessions,
+            recorders=self.raw_recorders,
+            admin=config.server.admin,
+            time_ns=time_ns,
+        )
         self.web = WebTransport(self.rest.app)
 
     def _with_recorder(

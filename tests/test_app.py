@@ -73,7 +73,11 @@ async def test_feed_is_recorded_while_the_broker_serves_it(
                 async for tick in client.subscribe("trade", "SIM:ACME"):
                     seen = tick
                     break
+            async with httpx.AsyncClient() as http:
+                pages = (await http.get(f"{where.url}/v1/feeds")).json()["feeds"]
             stop.set()
+    assert pages[0]["recording"]["ticks"] > 0
+    assert pages[1]["recording"] is None
     begun, *events = events_in(tmp_path / "sim")
     assert isinstance(begun, Begun)
     assert (begun.kind, begun.options) == ("simulated", {"symbols": ["ACME"]})

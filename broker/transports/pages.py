@@ -69,6 +69,26 @@ class SnapshotPage(Struct):
     rejected: list[Rejected]
 
 
+class FeedRecordingInfo(Struct):
+    """The recording of a feed (its key `record`); counts are since the broker started.
+
+    Attributes:
+        frames: that the venue sent.
+        ticks: that the feed made.
+        events: all that was taken in, what became of connections included, and what was lost later.
+        lost: events that are not in the recording, as the disk was full or too slow; it says itself where.
+        bytes: written to disk, compressed.
+        failure: why nothing can be written at present, null if it can.
+    """
+
+    frames: Count
+    ticks: Count
+    events: Count
+    lost: Count
+    bytes: Count
+    failure: str | None
+
+
 class FeedInfo(Struct):
     """One configured feed; counts are since the broker started.
 
@@ -80,6 +100,7 @@ class FeedInfo(Struct):
             started again or is down for good, `ended` has no more to give.
         ticks: those that were published.
         refused: frames of the venue that map to no tick.
+        refused_by: why, in short, and how often; the five most frequent reasons.
         conflated: ticks that were merged into a later one because the broker was behind.
         dropped: ticks that were lost because the broker was behind and too many symbols waited; a `gap` tells it.
         waiting: ticks that it brought and the broker has not taken yet.
@@ -92,6 +113,7 @@ class FeedInfo(Struct):
         last_error: the text of the last failure, null if there was none.
         last_tick_age_s: how long ago its last ticks came, null if there were none yet.
         since: when its state began.
+        recording: what is recorded of it, null if nothing is to be.
     """
 
     name: str
@@ -100,6 +122,7 @@ class FeedInfo(Struct):
     state: PageFeedState
     ticks: Count
     refused: Count
+    refused_by: dict[str, Count]
     conflated: Count
     dropped: Count
     waiting: Count
@@ -110,6 +133,7 @@ class FeedInfo(Struct):
     last_error: str | None
     last_tick_age_s: Seconds | None
     since: UtcTime
+    recording: FeedRecordingInfo | None
 
 
 class Feeds(Struct):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -27,6 +27,7 @@ from broker.core.ticks import CHANNELS, is_symbol, venue_of
 from broker.core.topics import Topic, check_channel, parse_pattern
 from broker.runtime.feed_runner import FeedRunner
 from broker.runtime.ingest import Ingest
+from broker.runtime.raw_recording import RawRecorder
 from broker.runtime.sessions import Sessions
 from broker.transports import pages, session_pages
 from broker.transports.admin import Admin, is_allowed
@@ -35,6 +36,8 @@ from broker.transports.http1 import problem_body
 
 #: Rates are those of so many seconds.
 RATE_S = 2.0
+#: Of what a reason to refuse a frame says, in characters.
+_MOST_REASON = 160
 
 _TYPES = {
     "html": "text/html; charset=utf-8",
@@ -64,10 +67,12 @@ class Rest:
         ingest: Ingest,
         sessions: Sessions,
         *,
+        recorders: Sequence[RawRecorder] = (),
         admin: Admin = "local",
         time_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """``admin`` may see the pages about single sessions; ``time_ns`` is wall time, in nanoseconds."""
+        """``recorders``: of feeds; ``admin`` may see the pages about single sessions; ``time_ns`` is wall time."""
+        self._recorders = {recorder.name: recorder for recorder in recorders}
         self._admin = admin
         self._time_ns = time_ns
         self._router = router
@@ -153,7 +158,8 @@ class Rest:
         """Answer `/v1/feeds`."""
         _refuse_parameters(request, ())
         now = trio.current_time()
-        return _json(pages.Feeds([_feed_info(runner, now) for runner in self._ingest.feeds]))
+        infos = [_feed_info(runner, self._recorders.get(runner.name), now) for runner in self._ingest.feeds]
+        return _json(pages.Feeds(infos))
 
     def stats(self, request: Request) -> Response:
         """Answer `/v1/stats`."""
@@ -224,7 +230,7 @@ class Rest:
         return _problem(problem_body(505, "http_version", text), 505)
 
 
-def _feed_info(runner: FeedRunner, now: float) -> pages.FeedInfo:
+def _feed_info(runner: FeedRunner, recorder: RawRecorder | None, now: float) -> pages.FeedInfo:
     last = runner.last_tick_at
     return pages.FeedInfo(
         name=runner.name,
@@ -233,6 +239,7 @@ def _feed_info(runner: FeedRunner, now: float) -> pages.FeedInfo:
         state=runner.state,
         ticks=runner.ticks,
         refused=runner.refusals,
+        refused_by={kind[:_MOST_REASON]: count for kind, count in runner.refused_by.most_common(5)},
         conflated=runner.conflated,
         dropped=runner.dropped,
         waiting=runner.waiting,
@@ -243,6 +250,18 @@ def _feed_info(runner: FeedRunner, now: float) -> pages.FeedInfo:
         last_error=runner.last_error or None,
         last_tick_age_s=None if last is None else round(now - last, 3),
         since=pages.utc_time(time.time_ns() - round((now - runner.since) * 1e9)),
+        recording=None if recorder is None else _recording_info(recorder),
+    )
+
+
+def _recording_info(recorder: RawRecorder) -> pages.FeedRecordingInfo:
+    return pages.FeedRecordingInfo(
+        frames=recorder.frames,
+        ticks=recorder.ticks,
+        events=recorder.events,
+        lost=recorder.lost,
+        bytes=recorder.written_bytes,
+        failure=recorder.failure or None,
     )
 
 

@@ -16,7 +16,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from broker import __version__
 from broker.core import errors, messages
 from broker.core.codecs import CODECS, JSON
-from broker.core.errors import CloseReason
+from broker.core.errors import CloseReason, FrameError
 from broker.core.history import HistoryLimits
 from broker.core.router import Router
 from broker.core.session import Session, SessionLimits
@@ -238,7 +238,7 @@ class NoUpstream:
     connect_ws = get_body = None
 
 
-def make_rest() -> tuple[Rest, Sessions, Ingest]:
+def make_rest(*recorders: Any) -> tuple[Rest, Sessions, Ingest]:
     """Return the pages of a broker that has had one tick of each channel."""
     router = make_router()
     fanout = Fanout(router, max_gap_s=0.01)
@@ -256,7 +256,7 @@ def make_rest() -> tuple[Rest, Sessions, Ingest]:
     )
     sessions.closed["over_limit"] += 1
     fanout.publish(list(examples.TICKS))
-    return Rest(router, ingest, sessions), sessions, ingest
+    return Rest(router, ingest, sessions, recorders=recorders), sessions, ingest
 
 
 async def get(rest: Rest, url: str) -> httpx.Response:
@@ -289,6 +289,30 @@ async def test_page_answers_as_the_document_says(path: str) -> None:
     response = await get(rest, path)
     assert response.status_code == 200
     assert assert_documented(path, response)
+
+
+async def test_feeds_page_shows_what_is_recorded_and_why_frames_are_refused() -> None:
+    recorder = SimpleNamespace(
+        name="sim", frames=9, ticks=8, events=17, lost=2, written_bytes=300, failure="full: no space"
+    )
+    rest, _, ingest = make_rest(recorder)
+    for number in range(7):
+        for _ in range(number + 1):
+            ingest.feeds[0].refused(FrameError("x" * 999, kind=f"{'abcdefg'[number]}" * 999))
+    body = assert_documented("/v1/feeds", await get(rest, "/v1/feeds"))
+    [feed] = body["feeds"]
+    assert feed["recording"] == {
+        "frames": 9, "ticks": 8, "events": 17, "lost": 2, "bytes": 300, "failure": "full: no space",
+    }  # fmt: skip
+    assert feed["refused_by"] == {
+        letter * 160: count for letter, count in zip("gfedc", range(7, 2, -1), strict=True)
+    }
+
+
+async def test_feed_that_is_not_recorded_has_no_recording() -> None:
+    rest, _, _ = make_rest()
+    [feed] = (await get(rest, "/v1/feeds")).json()["feeds"]
+    assert (feed["recording"], feed["refused_by"]) == (None, {})
 
 
 @pytest.mark.parametrize(
