@@ -16,9 +16,20 @@ from pydantic import field_validator
 
 from broker.core.errors import FeedError, FrameError
 from broker.core.tick_lines import odd_values
-from broker.core.ticks import Book, Channel, Tick, is_symbol, venue_of
+from broker.core.ticks import Book, Channel, Tick
 from feeds.base import VenueSocket
-from feeds.frames import canonical
+from feeds.mistakes import (
+    is_symbol_of,
+    mistake_in_parse,
+    mistake_in_subscribe,
+    mistake_in_url,
+    mistake_in_venue,
+    no_ticks,
+    symbol_of,
+    wrong_symbol,
+    wrong_tick,
+    wrong_value,
+)
 from feeds.venue import VenueFeed, VenueOptions, VenueParser
 
 #: What is sent: text as it is, or an object that becomes JSON. ``{symbol}`` in it: once for each symbol, with the
@@ -73,9 +84,21 @@ class ParseFeed(VenueFeed):
     subscribe: ClassVar[Frames | Mapping[Channel, Frames]] = ()
 
     def __init__(self, options: Options) -> None:
+        """Raises ValueError where the adapter, or a symbol in its options, can't be right."""
         super().__init__(options)
-        self.symbols = [canonical(self.venue, name) for name in options.symbols]
-        self._canonical = {self.venue_name(name): canonical(self.venue, name) for name in options.symbols}
+        kind = type(self)
+        mistake = (
+            mistake_in_venue(getattr(self, "venue", None))
+            or ("" if options.url else mistake_in_url(getattr(self, "url", None)))
+            or mistake_in_subscribe(self.subscribe)
+            or mistake_in_parse(kind.parse, ParseFeed.parse)
+        )
+        if mistake:
+            raise ValueError(mistake)
+        self.symbols = [symbol_of(self.venue, name) for name in options.symbols]
+        self._canonical = {
+            self.venue_name(name): symbol for name, symbol in zip(options.symbols, self.symbols, strict=True)
+        }
 
     # ── what an adapter says ─────────────────────────────────────────────────────────────────────
 
@@ -159,8 +182,10 @@ class _Parser(VenueParser):
 
     def parse(self, frame: str | bytes, rts: int) -> list[Tick]:
         """See `VenueParser.parse`; all of a frame's ticks, or none. But a delta without a snapshot goes alone."""
+        made: Iterable[Tick] = ()
         try:
-            ticks = [self._checked(tick) for tick in self._feed.parse(frame, rts) or ()]
+            made = self._feed.parse(frame, rts) or ()
+            ticks = [self._checked(tick) for tick in made]
             served = [tick for tick in ticks if tick.ch in self._channels]
             continued = [tick for tick in served if self._continues(tick)]
         except FrameError as error:
@@ -169,7 +194,7 @@ class _Parser(VenueParser):
             raise
         except Exception as error:
             # A mistake in the adapter, or something that it does not know of the venue: either way the frame's.
-            text = f"{type(error).__name__}: {error}"[:200]
+            text = no_ticks(made, error)
             self._distrust(text)
             raise FrameError(text, frame, kind=type(error).__name__) from error
         if served and not continued:
@@ -194,11 +219,11 @@ class _Parser(VenueParser):
         try:
             checked: Tick = msgspec.convert(msgspec.to_builtins(tick), Tick)
         except (msgspec.ValidationError, TypeError) as error:
-            raise FrameError(f"not a tick: {error}: {tick!r:.200}", kind=f"not a tick: {error}") from None
+            raise wrong_tick(tick, error, self._feed.venue) from None
         for field, value in odd_values(checked):
-            raise FrameError(f"not a tick: {field} = {value!r:.80}", kind=f"not a tick: {field}")
-        if not is_symbol(checked.sym) or venue_of(checked.sym) != self._feed.venue:
-            raise FrameError(f"sym: {checked.sym!r} is not {self._feed.venue}:SYMBOL", kind="not a symbol")
+            raise wrong_value(checked, field, value)
+        if not is_symbol_of(checked.sym, self._feed.venue):
+            raise wrong_symbol(checked.sym, self._feed.venue)
         return checked
 
     def _continues(self, tick: Tick) -> bool:

@@ -35,6 +35,7 @@ from broker.core.errors import FeedPermanentError
 from broker.core.ticks import is_symbol, venue_of
 from feeds import FEEDS
 from feeds.base import API_VERSION, Feed, FeedContext, FeedOptions
+from feeds.mistakes import mistake_in_venue
 
 GROUP = "tapecast.feeds"
 
@@ -152,11 +153,11 @@ def make_feed(feed: type[Feed], options: FeedOptions) -> Feed:
 def _fault(made: Feed) -> str:
     """Return what is wrong with what a feed says of itself, empty if nothing is."""
     venue, symbols = getattr(made, "venue", None), made.symbols
-    if not isinstance(venue, str) or len(venue) > 32 or not is_symbol(f"{venue}:A"):
+    if mistake := mistake_in_venue(venue):
         # A recording of several venues has none of its own.
         if type(made).__module__.startswith("feeds.") and venue is not None:
             return ""
-        return f"venue = {venue!r:.80}: must be 1 to 32 capital letters, digits and _, like 'SIM'"
+        return mistake
     if symbols is not None and (isinstance(symbols, str) or not isinstance(symbols, Collection)):
         return f"symbols: {symbols!r:.80} must be a list, or None"
     for symbol in symbols or ():

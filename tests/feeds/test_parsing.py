@@ -162,12 +162,12 @@ def test_channels_that_are_not_configured_are_left_out_but_states_are_not() -> N
         (frame({"ch": "odd"}), "KeyError: 'odd'"),
         (frame(quote("doge")), "'doge' was not subscribed to"),
         (frame(quote(colour=1)), "TypeError: Unexpected keyword argument 'colour'"),
-        (frame(quote(bid=1)), "not a tick: Expected `str | null`, got `int`"),
+        (frame(quote(bid=1)), "not a tick: bid = 1 of a Quote: it must be a decimal number as text"),
         (frame(quote(bid="x")), "not a tick"),
         (frame(quote(bid="1\n")), "not a tick: bid = '1\\n'"),
         (frame(quote(bid_size="-1")), "not a tick: bid_size = '-1'"),
         (frame(quote(ts=-1)), "not a tick: ts = -1"),
-        (frame(quote(sym="OTHER:A")), "sym: 'OTHER:A' is not LAB:SYMBOL"),
+        (frame(quote(sym="OTHER:A")), "not a tick: sym = 'OTHER:A': it must be LAB:SYMBOL"),
     ],
 )
 def test_whatever_goes_wrong_in_the_function_refuses_the_frame_as_a_whole(wrong: bytes, text: str) -> None:
