@@ -9,15 +9,17 @@ the venue's snapshots.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import inf
 from typing import Any, ClassVar, TypeAlias
 
 import msgspec
+import trio
 from pydantic import field_validator
 
 from broker.core.errors import FeedError, FrameError
 from broker.core.tick_lines import odd_values
 from broker.core.ticks import Book, Channel, Tick
-from feeds.base import VenueSocket
+from feeds.base import FeedContext, VenueSocket
 from feeds.mistakes import (
     is_symbol_of,
     mistake_in_parse,
@@ -64,6 +66,9 @@ class ParseFeed(VenueFeed):
         url: of the WebSocket; the option ``url`` replaces it.
         subscribe: what to send once connected, in order; by channel, if that is a table: then only what is
             configured is asked for.
+        keepalive: what the venue has to be sent every `keepalive_s` seconds, or it ends the connection; pings of
+            WebSocket itself are answered anyway. ``None``: nothing.
+        keepalive_s: see above.
     """
 
     class Options(VenueOptions):
@@ -82,6 +87,8 @@ class ParseFeed(VenueFeed):
     venue: str
     url: ClassVar[str]
     subscribe: ClassVar[Frames | Mapping[Channel, Frames]] = ()
+    keepalive: ClassVar[Frame | None] = None
+    keepalive_s: ClassVar[float] = 20.0
 
     def __init__(self, options: Options) -> None:
         """Raises ValueError where the adapter, or a symbol in its options, can't be right."""
@@ -99,6 +106,7 @@ class ParseFeed(VenueFeed):
         self._canonical = {
             self.venue_name(name): symbol for name, symbol in zip(options.symbols, self.symbols, strict=True)
         }
+        self._keepalive_at = inf
 
     # ── what an adapter says ─────────────────────────────────────────────────────────────────────
 
@@ -153,6 +161,19 @@ class ParseFeed(VenueFeed):
         assert isinstance(parser, _Parser)
         if parser.broken:
             raise FeedError(f"connecting again, as a frame may have been a part of a book: {parser.broken}")
+
+    async def connection(self, ctx: FeedContext) -> None:
+        """See `VenueFeed.connection`."""
+        self._keepalive_at = inf if self.keepalive is None else trio.current_time() + self.keepalive_s
+        await super().connection(ctx)
+
+    async def _receive(self, socket: VenueSocket, heard_at: float) -> str | bytes | None:
+        while True:
+            with trio.move_on_at(self._keepalive_at):
+                return await super()._receive(socket, heard_at)
+            self._keepalive_at = trio.current_time() + self.keepalive_s
+            for frame in self._filled_in(self.keepalive or ()):
+                await socket.send(frame)
 
     def _filled_in(self, frames: Frames) -> Iterator[str]:
         for frame in [frames] if isinstance(frames, str | Mapping) else frames:

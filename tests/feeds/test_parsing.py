@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 import msgspec
 import orjson
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from trio_websocket import WebSocketConnection
@@ -268,3 +270,39 @@ async def test_adapter_may_say_that_the_venue_refuses() -> None:
     async with scripted_venue(sends(b"x")) as url:
         with pytest.raises(FeedError, match="no such market"):
             await run_until(Refusing(options(url=url)), FakeContext(), lambda ctx: False)
+
+
+class SilentSocket:
+    """A venue that says nothing, and notes when it hears what."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[float, str | bytes]] = []
+
+    async def send(self, message: str | bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self.heard.append((trio.current_time(), message))
+
+    async def receive(self) -> str | bytes:
+        await trio.sleep(25.0)
+        return frame(quote())
+
+
+async def test_venue_that_wants_a_ping_of_its_own_gets_it_in_time(autojump_clock: object) -> None:
+    class Pinged(Lab):
+        subscribe: ClassVar[Any] = "begin"
+        keepalive: ClassVar[Any] = {"op": "ping"}
+        keepalive_s: ClassVar[float] = 10.0
+
+    socket = SilentSocket()
+
+    class Context(FakeContext):
+        @asynccontextmanager
+        async def connect_ws(self, url: str, *, max_message_bytes: int = 0) -> AsyncIterator[Any]:
+            yield socket
+
+    ctx = Context()
+    began = trio.current_time()
+    with trio.move_on_after(51.0):
+        await Pinged(options()).run(ctx)  # type: ignore[arg-type]
+    at = [(round(when - began), message) for when, message in socket.heard]
+    assert at == [(0, "begin"), *((10 * n, '{"op":"ping"}') for n in range(1, 6))]
