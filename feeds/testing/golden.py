@@ -131,7 +131,10 @@ def read_recorded(path: Path, refusal_of: Callable[[str | bytes], str]) -> Golde
                 break
     left_out = f"{len(refusals)} were refused, as: {refusals[0]}" if refusals else ""
     if not taken:
-        raise GoldenError(f"{path}: has no frames that the feed takes; {left_out or 'it is empty'}")
+        hint = (
+            "; are its symbols those of the recording? Name them with --option symbols=…" if left_out else ""
+        )
+        raise GoldenError(f"{path}: has no frames that the feed takes; {left_out or 'it is empty'}{hint}")
     return Golden(f"{path}", tuple(frames), is_recorded=True, left_out=left_out)
 
 

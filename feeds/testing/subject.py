@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 
 from broker.core.errors import FrameError
 from broker.core.ticks import CHANNELS, Channel
@@ -137,8 +138,9 @@ class Subject:
         if path is None:
             return Golden()
         if self._recording is not None:
-            # What the venue doesn't do is so in a recording, too.
-            return Golden(skips=read_golden(path).skips)
+            # What the venue doesn't do is so in a recording, too; and its symbols may well be the same.
+            golden = read_golden(path)
+            return Golden(skips=golden.skips, options=golden.options)
         self.ticks_path = self.ticks_path or _ticks_beside(path)
         return read_golden(path)
 
@@ -160,14 +162,22 @@ class Subject:
         try:
             return feed.Options.model_validate(spelt)
         except ValidationError as error:
-            mistakes = "; ".join(
-                f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
-                for each in error.errors(include_url=False)
-            )
-            hint = (
-                "" if self._frames or self.golden.frames else "; is there a frames.jsonl beside the adapter?"
-            )
-            raise SubjectError(f"{self.kind}: its options: {one_line(mistakes)}{hint}") from None
+            mistakes = "; ".join(_mistake(each, feed.Options) for each in error.errors(include_url=False))
+            raise SubjectError(f"{self.kind}: its options: {one_line(mistakes)}") from None
+
+
+def _mistake(error: ErrorDetails, options: type[FeedOptions]) -> str:
+    key = ".".join(map(str, error["loc"]))
+    field = options.model_fields.get(str(error["loc"][0])) if error["loc"] else None
+    if error["type"] == "missing":
+        example = "BTC-USD,ETH-USD" if key == "symbols" else "VALUE"
+        return (
+            f"{key}: is missing; name it with --option {key}={example}, "
+            f"or with a line `//! option {key} = JSON` in a frames.jsonl beside the adapter"
+        )
+    if field is None or field.annotation is SecretStr:
+        return f"{key}: {error['msg']}"
+    return f"{key} = {one_line(repr(error['input']), 80)}: {error['msg']}"
 
 
 def _ticks_beside(frames: Path) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from broker.core.books import BookState
 from broker.core.decimals import is_zero
+from broker.core.errors import FrameError
 from broker.core.ticks import Book, Tick, venue_of
 from feeds.frames import canonical
 from feeds.parsing import ParseFeed
@@ -21,6 +22,8 @@ from feeds.testing.verdicts import Failed, Skipped, one_line
 #: 2001-09-09; what is less is in another unit.
 _FIRST_NS = 10**18
 _MINUTE_NS = 60 * 10**9
+#: In the text of a refusal: a number that is no text.
+_FLOAT = re.compile(r"float|\b(?:bid|bid_size|ask|ask_size|price|size) = -?[0-9]")
 _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _PRICES_AND_SIZES = (
     "bid",
@@ -52,9 +55,7 @@ def check_frames(bench: Bench) -> str:
             raise Skipped("it asks no venue, so there are no frames")
         raise Failed("no frames: put a frames.jsonl beside the adapter, or name a --recording")
     if not play.story.ticks:
-        why = f"; refused: {one_line(play.story.refused[0])}" if play.story.refused else ""
-        why += f"; of the others {golden.left_out}" if golden.left_out else ""
-        raise Failed(f"no tick comes out of {len(golden.frames)} frames{why}")
+        raise Failed(_why_no_tick(bench, play))
     for fault in bench.faults("tick") + bench.faults("end"):
         raise Failed(fault)
     if not golden.is_recorded:
@@ -67,12 +68,43 @@ def check_frames(bench: Bench) -> str:
     return f"{len(golden.frames)} frames: {shown}{note}{left_out}"
 
 
+def _why_no_tick(bench: Bench, play: Play) -> str:
+    golden = bench.subject.golden
+    text = f"no tick comes out of {len(golden.frames)} frames"
+    if play.story.refused:
+        first = play.story.refused[0]
+        text += f"; {len(play.story.refused)} were refused, the first for: {one_line(first)}: {_shown(first)}"
+    elif broken := bench.faults("tick") + bench.faults("end"):
+        text += f"; {broken[0]}"
+    else:
+        # The longest one is rather news than an acknowledgement.
+        frame = max((each.payload for each in golden.frames if not each.is_body), key=len, default="")
+        text += f", and none is refused: is there a branch for frames like {one_line(_text(frame), 160)}"
+    sent = any(socket.sent for socket in play.venue.sockets)
+    if play.venue.sockets and not sent:
+        text += "; it has sent nothing to the venue: what does it subscribe with?"
+    return text + (f"; of the others {golden.left_out}" if golden.left_out else "")
+
+
+def _shown(error: FrameError) -> str:
+    return one_line(_text(error.frame), 160)
+
+
+def _hold_some_tick(bench: Bench) -> None:
+    """Raise `Skipped` where no tick came out: that is for the check of the frames to tell, unless it is left out."""
+    if bench.play().story.ticks:
+        return
+    if "frames" in bench.subject.skips:
+        raise Failed("no tick came out")
+    raise Skipped("no tick came out, see frames")
+
+
 def _hold_refusals(play: Play, expected: list[GoldenFrame]) -> None:
     heads = {each.payload[:512] for each in expected}
     unexpected = [each for each in play.story.refused if each.frame and not _is_in(each.frame, heads)]
     if unexpected:
         first = unexpected[0]
-        raise Failed(f"refuses a frame of its own: {one_line(first)}: {one_line(_text(first.frame), 120)}")
+        raise Failed(f"refuses a frame of its own: {one_line(first)}: {_shown(first)}")
     if len(play.story.refused) > len(expected):
         raise Failed(f"refuses a frame of its own: {one_line(play.story.refused[-1])}")
     if len(play.story.refused) < len(expected):
@@ -102,6 +134,8 @@ def check_symbols(bench: Bench) -> str:
         raise Failed(
             f"published {undeclared[0]}, which is not among its symbols {one_line(list(feed.symbols), 120)}"
         )
+    if bench.subject.golden.frames:
+        _hold_some_tick(bench)
     if bench.subject.golden.frames and not bench.subject.golden.is_recorded:
         silent = sorted(set(feed.symbols or ()) - seen)
         if silent:
@@ -129,10 +163,8 @@ def _hold_names(feed: ParseFeed, names: tuple[str, ...]) -> None:
 
 def check_stamps(bench: Bench) -> str:
     """Times are integers, in nanoseconds of Unix time, and `rts` is when the frame was received."""
-    play = bench.play()
-    if not play.story.ticks:
-        raise Failed("no tick came out")
-    for event in play.story.published:
+    _hold_some_tick(bench)
+    for event in bench.play().story.published:
         tick = event.tick
         for name in ("ts", "rts"):
             _hold_stamp(name, getattr(tick, name, None), tick)
@@ -141,7 +173,7 @@ def check_stamps(bench: Bench) -> str:
             raise Failed(f"rts = {tick.rts} is not when it was received ({now}): is it ctx.time_ns()?")
         if tick.ts > now + _MINUTE_NS:
             raise Failed(f"ts = {tick.ts} lies in the future")
-    return f"ts to {_resolution(play.story.ticks)}"
+    return f"ts to {_resolution(bench.play().story.ticks)}"
 
 
 def _hold_stamp(name: str, at: object, tick: Tick) -> None:
@@ -171,8 +203,10 @@ def check_decimals(bench: Bench) -> str:
         if type(value) is not str:
             raise Failed(f"{name} = {value!r:.40} is a {type(value).__name__}; must be a text, never a float")
     if not numbers:
-        if any("float" in str(error) for error in play.story.refused):
-            raise Failed(f"makes floats of prices: {one_line(play.story.refused[0])}")
+        floats = next((error for error in play.story.refused if _FLOAT.search(str(error))), None)
+        if floats is not None:
+            raise Failed(f"makes floats of prices: {one_line(floats)}")
+        _hold_some_tick(bench)
         raise Failed("no price came out")
     if not play.venue.texts:
         raise Skipped("it asks no venue, so there are no digits to compare with")
@@ -186,10 +220,18 @@ def check_decimals(bench: Bench) -> str:
         if isinstance(value, str) and "." in value and str(float(value)) != value
     }
     if not telling:
-        raise Failed(
-            "the frames have no price that a float would change, so they show nothing: add one like 100.10"
-        )
+        _hold_telling(bench.subject.golden.is_recorded)
     return f"{len(numbers)} numbers with the venue's digits, such as {min(telling)}"
+
+
+def _hold_telling(is_recorded: bool) -> None:
+    """Tell that no number among the frames would show whether an adapter makes floats of them."""
+    text = "no price or size in the frames would be changed by a float, so they show nothing"
+    if is_recorded:
+        raise Skipped(f"{text}; golden frames with one like 100.10 do")
+    raise Failed(
+        f"{text}: add one like 100.10, even if the venue would leave out the zero; or //! skip decimals REASON"
+    )
 
 
 def _numbers(tick: Tick) -> Iterator[tuple[str, object]]:

@@ -94,6 +94,78 @@ def test_recording_takes_the_place_of_golden_frames(tmp_path: Path) -> None:
     assert kit.check("gap").outcome == "ok"
 
 
+def recorded(tmp_path: Path, frames: str = FRAMES) -> Path:
+    """Write the frames as a recording."""
+    lines = [line for line in frames.splitlines() if not line.startswith("//")]
+    path = tmp_path / "lab.frames"
+    path.write_text("".join(f"{1772366400_000000000 + n} {line}\n" for n, line in enumerate(lines)))
+    return path
+
+
+def test_recording_is_played_with_the_options_of_the_golden_frames(tmp_path: Path) -> None:
+    kit = Kit(Subject(write_adapter(tmp_path), folder=tmp_path, recording=recorded(tmp_path)))
+    assert kit.check("frames").detail == "6 frames: 4 book, 1 trade"
+
+
+def test_recording_without_a_telling_price_is_no_fault_of_the_adapter(tmp_path: Path) -> None:
+    """Nobody can add a price to what a venue has sent."""
+    plain = FRAMES.replace("100.10", "100.25").replace("1.50", "1.5").replace("100.20", "100.45")
+    plain = plain.replace("2.00", "2").replace("0.10", "0.1").replace("100.00", "100.05").replace("3.00", "3")
+    recording = recorded(tmp_path, plain.replace("100.30", "100.35").replace("0.70", "0.7"))
+    kit = Kit(Subject(write_adapter(tmp_path), folder=tmp_path, recording=recording))
+    verdict = kit.check("decimals")
+    assert (verdict.outcome, "show nothing" in verdict.detail) == ("skipped", True)
+
+
+def test_recording_of_other_symbols_asks_for_its_own(tmp_path: Path) -> None:
+    recording = recorded(tmp_path)
+    kit = Kit(Subject("kraken", folder=tmp_path, recording=recording))
+    with pytest.raises(SubjectError, match="Name them with --option symbols="):
+        list(kit.run())
+
+
+def test_adapter_that_returns_nothing_is_told_once_and_with_a_frame(tmp_path: Path) -> None:
+    source = (
+        "from feeds.parsing import ParseFeed\n"
+        "class Lab(ParseFeed):\n"
+        "    api_version = 1\n    venue = 'LAB'\n    url = 'wss://lab.example'\n"
+        "    def parse(self, frame, rts):\n        pass\n"
+    )
+    kit = kit_of(tmp_path, source)
+    frames = kit.check("frames")
+    assert frames.outcome == "failed"
+    assert 'is there a branch for frames like {"ch":"book","kind":"snapshot"' in frames.detail
+    assert "it has sent nothing to the venue" in frames.detail
+    for name in ("symbols", "stamps", "decimals"):
+        assert kit.check(name) == Verdict(name, "skipped", "no tick came out, see frames")
+
+
+def test_adapter_without_ticks_fails_though_its_frames_are_not_checked(tmp_path: Path) -> None:
+    kit = kit_of(tmp_path, frames=FRAMES.replace("BTC-USD", "DOGE-USD", 1) + "//! skip frames no time\n")
+    assert kit.check("stamps") == Verdict("stamps", "failed", "no tick came out")
+
+
+def test_refused_frame_is_shown_with_why_no_tick_came_out(tmp_path: Path) -> None:
+    frames = FRAMES.replace("BTC-USD", "DOGE-USD", 1)
+    detail = kit_of(tmp_path, frames=frames).check("frames").detail
+    assert "no tick comes out of 6 frames; " in detail
+    assert 'were refused, the first for: ValueError(\'BTC-USD\'): {"ch":"book"' in detail
+
+
+def test_option_that_is_missing_is_told_with_how_to_give_it(tmp_path: Path) -> None:
+    kit = kit_of(tmp_path, frames='{"ch":"hello"}\n')
+    with pytest.raises(
+        SubjectError, match=r"symbols: is missing; name it with --option symbols=BTC-USD,ETH-USD"
+    ):
+        list(kit.run())
+
+
+def test_option_that_is_wrong_is_told_with_its_value(tmp_path: Path) -> None:
+    kit = Kit(Subject(write_adapter(tmp_path), {"symbols": 7}, folder=tmp_path))
+    with pytest.raises(SubjectError, match=r"symbols = 7: "):
+        list(kit.run())
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
