@@ -87,7 +87,7 @@ def known_feeds() -> dict[str, Source]:
         # The same package may be found twice on the path; the first one is what would be imported.
         if name not in found:
             origins = list(dict.fromkeys(map(_origin, points)))
-            load = points[0].load if len(origins) == 1 else _refuse_two(origins)
+            load = partial(_load_point, points[0]) if len(origins) == 1 else _refuse_two(origins)
             found[name] = Source(name, " and ".join(origins), load)
     return found
 
@@ -115,8 +115,24 @@ def find_feed(kind: str, folder: Path = Path()) -> Source:
         raise LookupError(kind)
     if place.endswith(".py"):
         path = (folder / Path(place).expanduser()).resolve()
-        return Source(kind, str(path), lambda: attrgetter(name)(_module_of(path)))
-    return Source(kind, f"module {place}", lambda: attrgetter(name)(importlib.import_module(place)))
+        return Source(kind, str(path), lambda: _named(_module_of(path), name, str(path)))
+    return Source(kind, f"module {place}", lambda: _named(importlib.import_module(place), name, place))
+
+
+def class_missing(kind: object) -> str:
+    """Return the end of a sentence for a type that names a file or a module, and no class in it; else nothing."""
+    if not isinstance(kind, str):
+        return ""
+    place, colon, _ = kind.rpartition(":")
+    place = place if colon else kind
+    if place.endswith(".py"):
+        return f"; say which class of the file it is: {place}:Class"
+    try:
+        # Not within a package, which would be imported for it.
+        is_module = place.isidentifier() and importlib.util.find_spec(place) is not None
+    except (ImportError, ValueError):
+        return ""
+    return f"; say which class of the module it is: {place}:Class" if is_module else ""
 
 
 class BrokenFeed(Feed):
@@ -211,6 +227,22 @@ def _module_of(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _load_point(point: EntryPoint) -> object:
+    if not point.attr:
+        raise PluginError(f"its entry point is {point.value!r}: must be package.module:Class")
+    return _named(importlib.import_module(point.module), point.attr, point.module)
+
+
+def _named(module: ModuleType, name: str, place: str) -> object:
+    """Return what a module has under a name, which may have dots in it."""
+    try:
+        return attrgetter(name)(module)
+    except AttributeError:
+        own = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Feed)]
+        there = ", ".join(each.__name__ for each in own if each.__module__ == module.__name__)
+        raise PluginError(f"{place} has no {name!r}; its feeds are: {there or 'none'}") from None
 
 
 def _refuse_two(origins: list[str]) -> Callable[[], Any]:

@@ -28,7 +28,9 @@ _FILES = {
 
 
 def new(
-    name: Annotated[str, Parameter(help="Of the feed: small letters and digits, e.g. acme.")],
+    name: Annotated[
+        str, Parameter(help="Of the feed: small letters and digits, with - or _ between them, e.g. acme.")
+    ],
     *,
     folder: Annotated[
         Path | None, Parameter("--folder", help="Where to write it; else tapecast-NAME in the current one.")
@@ -64,8 +66,11 @@ def new(
 
 def _fault(name: str) -> str:
     if _NAME.fullmatch(name) is None or len(name) > _MOST_NAME:
+        plain = re.sub(r"[-_\W]+", "-", name.lower()).strip("-")
+        hint = plain if _NAME.fullmatch(plain) and len(plain) <= _MOST_NAME else "acme"
         return (
-            f"{name!r:.60}: must be 1 to {_MOST_NAME} small letters and digits, the first a letter, like acme"
+            f"{name!r:.60}: must be 1 to {_MOST_NAME} small letters and digits, the first a letter, with single - or "
+            f"_ between them, like {hint}"
         )
     if keyword.iskeyword(name) or name in ("feed", "feeds", "broker", "parsefeed"):
         return f"{name}: this word means something else to Python, or to Tapecast"

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from broker.config.problems import did_you_mean, reason, show
 from feeds import FEEDS
 from feeds.base import Feed, FeedOptions
-from feeds.plugins import BrokenFeed, PluginError, feed_of, find_feed, known_feeds, make_feed
+from feeds.plugins import BrokenFeed, PluginError, class_missing, feed_of, find_feed, known_feeds, make_feed
 
 
 def default_feeds() -> tuple[FeedOptions, ...]:
@@ -49,7 +49,8 @@ def read_feeds(
         try:
             options = _read_feed(kind, table, folder)
         except LookupError:
-            problems.append(f"{here}.type = {show(kind)}: no such feed{did_you_mean(kind, known_feeds())}")
+            hint = class_missing(kind) or did_you_mean(kind, known_feeds())
+            problems.append(f"{here}.type = {show(kind)}: no such feed{hint}")
         except _Refused as refused:
             problems.extend(_refusals(refused.error, here, refused.options))
         else:

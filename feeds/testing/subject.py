@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 from pydantic import SecretStr, ValidationError
-from pydantic_core import ErrorDetails
 
 from broker.core.errors import FrameError
+from broker.core.requests import nearest
 from broker.core.ticks import CHANNELS, Channel
 from feeds.base import Feed, FeedOptions
-from feeds.plugins import BrokenFeed, PluginError, Source, find_feed, make_feed
+from feeds.plugins import BrokenFeed, PluginError, Source, class_missing, find_feed, known_feeds, make_feed
 from feeds.testing.golden import Golden, GoldenError, frames_beside, read_golden, read_recorded
 from feeds.testing.verdicts import one_line
 from feeds.venue import VenueFeed
@@ -80,7 +80,8 @@ class Subject:
         try:
             self.source: Source = find_feed(kind, folder)
         except LookupError:
-            raise SubjectError(f"{kind}: there is no such feed; see tapecast feed list") from None
+            hint = class_missing(kind) or nearest(kind, known_feeds()) or "; see tapecast feed list"
+            raise SubjectError(f"{kind}: there is no such feed{hint}") from None
 
     def load(self) -> None:
         """Import the feed, find its frames, and validate its options.
@@ -166,7 +167,7 @@ class Subject:
             raise SubjectError(f"{self.kind}: its options: {one_line(mistakes)}") from None
 
 
-def _mistake(error: ErrorDetails, options: type[FeedOptions]) -> str:
+def _mistake(error: Mapping[str, Any], options: type[FeedOptions]) -> str:
     key = ".".join(map(str, error["loc"]))
     field = options.model_fields.get(str(error["loc"][0])) if error["loc"] else None
     if error["type"] == "missing":

@@ -19,7 +19,7 @@ from broker.config.feeds import broken_feeds
 from broker.core.errors import ConfigError, FeedPermanentError
 from feeds import FEEDS
 from feeds.base import API_VERSION, Feed
-from feeds.plugins import BrokenFeed, PluginError, feed_of, find_feed, known_feeds
+from feeds.plugins import BrokenFeed, PluginError, class_missing, feed_of, find_feed, known_feeds
 from tests.feeds.fakes import FakeContext
 
 HEAD = "from feeds.base import Feed, FeedOptions\n"
@@ -53,7 +53,7 @@ BROKEN = {
     "exits": ("raise SystemExit(3)", "can't be imported: SystemExit: 3"),
     "syntax": ("class Lab(", "can't be imported: SyntaxError"),
     "needs_more": ("import a_module_that_is_not_there", "No module named 'a_module_that_is_not_there'"),
-    "no_class": ("x = 1", "has no attribute 'Lab'"),
+    "no_class": ("x = 1", "has no 'Lab'; its feeds are: none"),
     "no_feed": (
         "class Lab:\n    pass",
         "is not a feed: it is the class Lab, and must be a class that inherits",
@@ -299,6 +299,42 @@ async def test_others_run_beside_a_broken_one_and_operators_see_it(
     assert feeds["first"]["state"] == "down"
     assert feeds["first"]["last_error"] == BROKEN["raises"][1]
     assert feeds["lab"]["state"] == "live"
+
+
+def test_class_that_a_module_does_not_have_is_told_with_those_it_has(tmp_path: Path) -> None:
+    (tmp_path / "lab.py").write_text(GOOD)
+    with pytest.raises(PluginError, match=r"lab\.py has no 'Lap'; its feeds are: Lab$"):
+        find_feed("lab.py:Lap", tmp_path).load()
+
+
+def test_entry_point_without_a_class_says_how_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "lab-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[tapecast.feeds]\nlab = lab.Lab\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PluginError, match=r"its entry point is 'lab\.Lab': must be package\.module:Class"):
+        known_feeds()["lab"].load()
+
+
+@pytest.mark.parametrize(
+    ("kind", "hint"),
+    [
+        ("./mine.py", "; say which class of the file it is: ./mine.py:Class"),
+        ("./mine.py:", "; say which class of the file it is: ./mine.py:Class"),
+        ("json", "; say which class of the module it is: json:Class"),
+        ("no_such_module", ""),
+        ("__main__.x", ""),
+        ("", ""),
+        ("a b", ""),
+        (":", ""),
+        (7, ""),
+    ],
+)
+def test_type_that_names_no_class_is_told_how_to(kind: object, hint: str) -> None:
+    assert class_missing(kind) == hint
 
 
 # ── what the commands say ────────────────────────────────────────────────────────────────────────

@@ -85,6 +85,17 @@ def test_bad_name_is_refused_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "like"),
+    [("HyperLiquid", "hyperliquid"), ("my  Feed", "my-feed"), ("lab--2", "lab-2"), ("1inch", "acme"), ("é", "acme")],
+)  # fmt: skip
+def test_bad_name_is_told_with_one_that_would_do(
+    name: str, like: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["feed", "new", name]) == 2
+    assert capsys.readouterr().err.rstrip().endswith(f"between them, like {like}")
+
+
 def test_folder_that_is_there_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").write_text("precious")
     assert main(["feed", "new", "lab", "--folder", str(tmp_path)]) == 1
@@ -116,7 +127,9 @@ def test_check_prints_a_line_for_each_check_and_a_sum(
 @pytest.mark.parametrize(
     ("argv", "code", "says"),
     [
-        (["nothing"], 1, "there is no such feed"),
+        (["nothing"], 1, "there is no such feed; see tapecast feed list"),
+        (["Kraken"], 1, "there is no such feed; did you mean 'kraken'?"),
+        (["./mine.py"], 1, "say which class of the file it is: ./mine.py:Class"),
         (["replay"], 1, "only adapters are checked"),
         (["kraken", "--option", "symbols=X"], 1, "is no pair of Kraken"),
         (["kraken", "--option", "symbols"], 2, "must be key=value"),
