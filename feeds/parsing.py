@@ -137,6 +137,10 @@ class ParseFeed(VenueFeed):
         except (KeyError, TypeError):
             raise FrameError(f"{venue_name!r:.80} was not subscribed to", kind="not subscribed to") from None
 
+    def has(self, venue_name: object) -> bool:
+        """Tell whether a name in the venue's spelling is one of the symbols: for a venue that sends others, too."""
+        return isinstance(venue_name, str) and venue_name in self._canonical
+
     # ── what is done with it (feeds.venue.VenueFeed) ─────────────────────────────────────────────
 
     def stream_url(self) -> str:

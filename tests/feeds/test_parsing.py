@@ -110,6 +110,8 @@ def test_symbols_map_both_ways() -> None:
     for name in ("BTC-USD", "", None, ["btcusd"]):
         with pytest.raises(FrameError, match="was not subscribed to"):
             feed.symbol(name)  # type: ignore[arg-type]
+        assert not feed.has(name)
+    assert feed.has("btcusd")
 
 
 def test_url_of_the_options_wins() -> None:
