@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+import trio
+import trio_websocket
 
 from broker.cli.main import main
 from feeds.testing import Subject
@@ -41,6 +45,42 @@ def test_new_feed_passes_every_check_and_skips_none(acme: Path, capsys: pytest.C
     code, verdicts = checked(capsys, "tapecast_acme:Acme")
     assert code == 0
     assert {name: each for name, each in verdicts.items() if each["outcome"] != "ok"} == {}
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+async def test_new_venue_plays_its_frames_or_a_recording(
+    acme: Path, monkeypatch: pytest.MonkeyPatch, is_recorded: bool
+) -> None:
+    module = importlib.import_module("tapecast_acme.venue")
+    monkeypatch.delitem(sys.modules, "tapecast_acme.venue")
+    monkeypatch.delitem(sys.modules, "tapecast_acme")
+    recording = acme / "acme.frames"
+    recording.write_text('1772366400000000000 {"channel":"heartbeat"}\n1772366400000000001 {"channel":"x"}\n')
+    frames = module.frames_of(recording if is_recorded else None)
+    assert len(frames) == (2 if is_recorded else 13)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            play = partial(module.play, frames, 0.0)
+            serve = partial(trio_websocket.serve_websocket, play, "127.0.0.1", 0, ssl_context=None)
+            server = await nursery.start(serve)
+            async with trio_websocket.open_websocket_url(f"ws://127.0.0.1:{server.port}") as socket:
+                await socket.send_message("all")
+                # From the beginning again, at the end.
+                assert [await socket.get_message() for _ in range(len(frames) + 1)] == [*frames, frames[0]]
+            nursery.cancel_scope.cancel()
+
+
+def test_new_venue_says_that_there_is_no_such_recording(acme: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tapecast_acme.venue", "--recording", "nowhere.gz"],
+        cwd=acme,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "nowhere.gz: there is no such recording" in done.stderr
 
 
 def test_new_package_passes_its_own_tests(acme: Path) -> None:
