@@ -136,7 +136,7 @@ def test_adapter_that_returns_nothing_is_told_once_and_with_a_frame(tmp_path: Pa
     assert frames.outcome == "failed"
     assert 'is there a branch for frames like {"ch":"book","kind":"snapshot"' in frames.detail
     assert "it has sent nothing to the venue" in frames.detail
-    for name in ("symbols", "stamps", "decimals"):
+    for name in ("symbols", "stamps", "decimals", "golden"):
         assert kit.check(name) == Verdict(name, "skipped", "no tick came out, see frames")
 
 
