@@ -82,6 +82,7 @@ class FeedRunner:
         ticks, refusals, restarts, gaps: since the start; gaps are those that the feed itself told of.
         failures: what its lives ended by, and how often.
         last_error: the text of the last failure; empty if there was none.
+        last_refusal: why the last frame was refused; empty if none was.
         since: when the state began, seconds of Trio's clock.
     """
 
@@ -108,7 +109,7 @@ class FeedRunner:
         self.ticks = self.refusals = self.restarts = self.gaps = 0
         self.failures: Counter[FeedFailure] = Counter()
         self.refused_by: Counter[str] = Counter()
-        self.last_error = ""
+        self.last_error = self.last_refusal = ""
         self.last_tick_at: float | None = None
         self.bars = BarBuilder()
         self.watermark = 0
@@ -145,6 +146,7 @@ class FeedRunner:
 
     def refused(self, error: FrameError) -> None:
         self.refusals += 1
+        self.last_refusal = str(error)
         # One line a kind: a venue that changes its format must not fill the disk, nor one that tears its frames, each
         # in another place.
         kind = error.kind or _NUMBERS.sub("#", str(error))

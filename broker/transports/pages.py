@@ -101,6 +101,7 @@ class FeedInfo(Struct):
         ticks: those that were published.
         refused: frames of the venue that map to no tick.
         refused_by: why, in short, and how often; the five most frequent reasons.
+        last_refusal: the text of the last of them, null if there was none.
         conflated: ticks that were merged into a later one because the broker was behind.
         dropped: ticks that were lost because the broker was behind and too many symbols waited; a `gap` tells it.
         waiting: ticks that it brought and the broker has not taken yet.
@@ -123,6 +124,7 @@ class FeedInfo(Struct):
     ticks: Count
     refused: Count
     refused_by: dict[str, Count]
+    last_refusal: str | None
     conflated: Count
     dropped: Count
     waiting: Count

@@ -38,6 +38,7 @@ from broker.transports.http1 import problem_body
 RATE_S = 2.0
 #: Of what a reason to refuse a frame says, in characters.
 _MOST_REASON = 160
+_MOST_REFUSAL = 500
 
 _TYPES = {
     "html": "text/html; charset=utf-8",
@@ -240,6 +241,7 @@ def _feed_info(runner: FeedRunner, recorder: RawRecorder | None, now: float) -> 
         ticks=runner.ticks,
         refused=runner.refusals,
         refused_by={kind[:_MOST_REASON]: count for kind, count in runner.refused_by.most_common(5)},
+        last_refusal=runner.last_refusal[:_MOST_REFUSAL] or None,
         conflated=runner.conflated,
         dropped=runner.dropped,
         waiting=runner.waiting,

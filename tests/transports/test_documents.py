@@ -298,12 +298,13 @@ async def test_feeds_page_shows_what_is_recorded_and_why_frames_are_refused() ->
     rest, _, ingest = make_rest(recorder)
     for number in range(7):
         for _ in range(number + 1):
-            ingest.feeds[0].refused(FrameError("x" * 999, kind=f"{'abcdefg'[number]}" * 999))
+            ingest.feeds[0].refused(FrameError(str(number) * 999, kind=f"{'abcdefg'[number]}" * 999))
     body = assert_documented("/v1/feeds", await get(rest, "/v1/feeds"))
     [feed] = body["feeds"]
     assert feed["recording"] == {
         "frames": 9, "ticks": 8, "events": 17, "lost": 2, "bytes": 300, "failure": "full: no space",
     }  # fmt: skip
+    assert feed["last_refusal"] == "6" * 500
     assert feed["refused_by"] == {
         letter * 160: count for letter, count in zip("gfedc", range(7, 2, -1), strict=True)
     }
@@ -312,7 +313,7 @@ async def test_feeds_page_shows_what_is_recorded_and_why_frames_are_refused() ->
 async def test_feed_that_is_not_recorded_has_no_recording() -> None:
     rest, _, _ = make_rest()
     [feed] = (await get(rest, "/v1/feeds")).json()["feeds"]
-    assert (feed["recording"], feed["refused_by"]) == (None, {})
+    assert (feed["recording"], feed["refused_by"], feed["last_refusal"]) == (None, {}, None)
 
 
 @pytest.mark.parametrize(
