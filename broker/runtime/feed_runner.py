@@ -286,7 +286,9 @@ class FeedRunner:
             self.log.debug("feed failed again", error=text, retry_s=round(pause, 2))
 
     def _fail(self, exc: Exception) -> None:
-        self.last_error = str(exc) or type(exc).__name__
+        known = isinstance(exc, FeedError) and str(exc)
+        # A KeyError's own text is no more than the key.
+        self.last_error = known or f"{type(exc).__name__}: {exc}"
         self._move_to("stale" if isinstance(exc, _MuteError) else "down")
 
     def _move_to(self, state: State) -> None:
