@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import trio
 import trio.testing
 
-from feeds.testing.verdicts import Failed
+from feeds.testing.verdicts import Blocked, Failed
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ def run_guarded(main: Callable[[Watchdog], Awaitable[T]]) -> T:
     """Run an async function under a clock that jumps from one deadline to the next, and return what it returns.
 
     Raises:
-        Failed: it doesn't come to an end.
+        Failed: it doesn't come to an end; `Blocked`, if it takes the whole process with it.
     """
     watchdog = Watchdog()
     box: dict[str, Any] = {}
@@ -86,7 +86,7 @@ def run_guarded(main: Callable[[Watchdog], Awaitable[T]]) -> T:
     threading.Thread(target=run, name="tapecast feed check", daemon=True).start()
     if not watchdog.over.wait(MOST_REAL_S):
         watchdog.fault = "blocks"
-        raise Failed(
+        raise Blocked(
             f"blocks: not over after {MOST_REAL_S:g} s of real time; does it call what waits without await?"
         )
     if watchdog.fault:

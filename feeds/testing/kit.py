@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from feeds.testing.checks import CHECKS, IMPORT, NAMES, Bench, check_import
 from feeds.testing.subject import Subject, SubjectError
-from feeds.testing.verdicts import Failed, Skipped, Verdict, one_line
+from feeds.testing.verdicts import Blocked, Failed, Skipped, Verdict, one_line
 
 
 class Kit:
@@ -27,6 +27,8 @@ class Kit:
         self.subject = subject
         self._bench = Bench(subject, bless=bless)
         self._import: Verdict | None = None
+        #: The check in which it blocked.
+        self._blocked_in = ""
         _hold_names(subject.skips)
 
     def run(self) -> Iterator[Verdict]:
@@ -58,7 +60,19 @@ class Kit:
                 return Verdict(name, "failed", one_line(error))
             if name in self.subject.skips:
                 return Verdict(name, "skipped", self.subject.skips[name])
-            return _verdict(name, lambda: CHECKS[name](self._bench))
+            if self._blocked_in:
+                return Verdict(name, "skipped", f"it blocks, see {self._blocked_in}")
+            return self._verdict_on(name)
+
+    def _verdict_on(self, name: str) -> Verdict:
+        def check() -> str:
+            try:
+                return CHECKS[name](self._bench)
+            except Blocked:
+                self._blocked_in = name
+                raise
+
+        return _verdict(name, check)
 
     def _imported(self) -> Verdict:
         if self._import is None:

@@ -16,6 +16,10 @@ class Failed(Exception):
     """The adapter is wrong; the text says what it did, and what would have been right."""
 
 
+class Blocked(Failed):
+    """The adapter blocks the process: nothing more can be checked, as each check would take its whole time."""
+
+
 class Skipped(Exception):
     """The check can't be made on this adapter; the text says why."""
 

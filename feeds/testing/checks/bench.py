@@ -27,10 +27,15 @@ _POLLING_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """The golden frames, played once to the end, on a venue that behaves."""
+    """The golden frames, played once to the end, on a venue that behaves.
+
+    Attributes:
+        flushed: how many ticks the broker got.
+    """
 
     story: Story
     venue: ScriptedVenue
+    flushed: int
 
 
 class Bench:
@@ -90,7 +95,8 @@ class Bench:
         async with open_stage(self.subject, venue, known=("tick", "book", "end")) as stage:
             await self._until_through(stage, venue)
             await trio.sleep(_SETTLE_S)
-        return Play(stage.story, venue)
+            flushed = stage.runner.ticks
+        return Play(stage.story, venue, flushed)
 
     async def _until_through(self, stage: Stage, venue: ScriptedVenue) -> None:
         limit_s = COMEBACK_S + len(self.subject.golden.frames)

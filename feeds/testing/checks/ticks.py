@@ -38,6 +38,10 @@ _PRICES_AND_SIZES = (
     "close",
     "volume",
 )
+_NOTHING_WANTED = (
+    "no tick came out, and it asked no venue. If it brings what somebody wants (ctx.wanted), put a frames.jsonl beside "
+    "the adapter: `//! want quote VENUE:SYMBOL`, and `//! get TEXT` ahead of the answer of each page that it asks"
+)
 #: Of today's Unix time: what is at least so much is in this unit.
 _UNITS = (
     (10**15, "microseconds: times 1000"),
@@ -52,11 +56,15 @@ def check_frames(bench: Bench) -> str:
     golden = bench.subject.golden
     if not golden.frames:
         if not play.venue.attempts and not play.venue.gets:
+            for fault in _faults(bench):
+                raise Failed(fault)
+            if not play.story.ticks:
+                raise Failed(_NOTHING_WANTED)
             raise Skipped("it asks no venue, so there are no frames")
         raise Failed("no frames: put a frames.jsonl beside the adapter, or name a --recording")
     if not play.story.ticks:
         raise Failed(_why_no_tick(bench, play))
-    for fault in bench.faults("tick") + bench.faults("end"):
+    for fault in _faults(bench):
         raise Failed(fault)
     if not golden.is_recorded:
         _hold_refusals(play, [each for each in golden.frames if each.is_refused])
@@ -68,14 +76,22 @@ def check_frames(bench: Bench) -> str:
     return f"{len(golden.frames)} frames: {shown}{note}{left_out}"
 
 
+def _faults(bench: Bench) -> Iterator[str]:
+    yield from bench.faults("tick")
+    yield from bench.faults("end")
+    ticks = len(bench.play().story.ticks)
+    if ticks and not bench.play().flushed:
+        yield f"publishes ticks, {ticks}, and none gets out: await ctx.flush() behind ctx.publish()"
+
+
 def _why_no_tick(bench: Bench, play: Play) -> str:
     golden = bench.subject.golden
     text = f"no tick comes out of {len(golden.frames)} frames"
     if play.story.refused:
         first = play.story.refused[0]
         text += f"; {len(play.story.refused)} were refused, the first for: {one_line(first)}: {_shown(first)}"
-    elif broken := bench.faults("tick") + bench.faults("end"):
-        text += f"; {broken[0]}"
+    elif fault := next(_faults(bench), ""):
+        text += f"; {fault}"
     else:
         # The longest one is rather news than an acknowledgement.
         frame = max((each.payload for each in golden.frames if not each.is_body), key=len, default="")
@@ -134,8 +150,7 @@ def check_symbols(bench: Bench) -> str:
         raise Failed(
             f"published {undeclared[0]}, which is not among its symbols {one_line(list(feed.symbols), 120)}"
         )
-    if bench.subject.golden.frames:
-        _hold_some_tick(bench)
+    _hold_some_tick(bench)
     if bench.subject.golden.frames and not bench.subject.golden.is_recorded:
         silent = sorted(set(feed.symbols or ()) - seen)
         if silent:
@@ -275,8 +290,7 @@ def check_golden(bench: Bench) -> str:
     again = ticks_of(bench.play_again())
     if lines != again:
         raise Failed(f"the same frames make other ticks the second time: {_difference(lines, again)}")
-    if bench.subject.golden.frames:
-        _hold_some_tick(bench)
+    _hold_some_tick(bench)
     path = bench.subject.ticks_path
     if path is None:
         raise Skipped("no file of ticks to compare with: name one with --golden")

@@ -169,6 +169,7 @@ WRONG = {
         (_RUN, '        manager = ctx.connect_ws("wss://lab.example")\n        socket = await manager.__aenter__()\n        self.held = manager\n        if socket:\n'),
     ),
     "raises what it has not declared": Wrong("garbage", "only FeedError", ("(LookupError, TypeError, ValueError, ArithmeticError, RecursionError)", "LookupError")),
+    "never flushes": Wrong("frames", "await ctx.flush() behind ctx.publish()", ("                await ctx.flush()\n", "")),
     "can be mute for ever": Wrong("mute", "connects again", ("stale_after_s = 60.0", "stale_after_s = None")),
     "hammers a venue that says 429": Wrong(
         "throttled", "banned",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
+import trio
 
-from feeds.testing import NAMES, Kit, Subject, SubjectError
+from feeds.testing import NAMES, Kit, Subject, SubjectError, guard
 from feeds.testing.verdicts import Verdict, as_line, has_failed
 from tests.feeds.testing.adapters import FRAMES, RIGHT, WRONG, Wrong, kit_of, verdicts_of, write_adapter
 
@@ -143,6 +145,46 @@ def test_adapter_that_returns_nothing_is_told_once_and_with_a_frame(tmp_path: Pa
 def test_adapter_without_ticks_fails_though_its_frames_are_not_checked(tmp_path: Path) -> None:
     kit = kit_of(tmp_path, frames=FRAMES.replace("BTC-USD", "DOGE-USD", 1) + "//! skip frames no time\n")
     assert kit.check("stamps") == Verdict("stamps", "failed", "no tick came out")
+
+
+OWN = """
+from feeds.base import Feed
+
+class Lab(Feed):
+    api_version = 1
+    venue = "LAB"
+
+    async def run(self, ctx):
+"""
+
+
+def test_feed_that_waits_for_somebody_to_want_something_is_told_how_to_say_so(tmp_path: Path) -> None:
+    kit = kit_of(tmp_path, OWN + "        await ctx.wanted.wait_changed()\n", frames="")
+    verdict = kit.check("frames")
+    assert verdict.outcome == "failed"
+    assert "put a frames.jsonl beside the adapter: `//! want quote VENUE:SYMBOL`" in verdict.detail
+    assert kit.check("symbols").outcome == "skipped"
+
+
+def test_feed_that_raises_before_it_asks_anything_says_what(tmp_path: Path) -> None:
+    verdict = kit_of(tmp_path, OWN + "        raise KeyError('x')\n", frames="").check("frames")
+    assert (verdict.outcome, verdict.detail) == (
+        "failed", "run() raised KeyError: 'x'; only FeedError is declared",
+    )  # fmt: skip
+
+
+def test_adapter_that_blocks_is_given_the_time_of_one_check_and_not_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(guard, "MOST_REAL_S", 0.2)
+    monkeypatch.setattr(trio, "lab_release", release, raising=False)
+    kit = kit_of(tmp_path, OWN + "        import trio\n        trio.lab_release.wait()\n", frames="")
+    try:
+        assert kit.check("frames").detail.startswith("blocks: not over after 0.2 s")
+        assert kit.check("symbols") == Verdict("symbols", "skipped", "it blocks, see frames")
+    finally:
+        release.set()
 
 
 def test_refused_frame_is_shown_with_why_no_tick_came_out(tmp_path: Path) -> None:
