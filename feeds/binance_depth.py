@@ -50,10 +50,11 @@ class DepthChain:
     """The book of one symbol: out of sync until a snapshot joins the events, and again when the chain breaks.
 
     Attributes:
-        is_broken: set when the chain broke or a snapshot was too old; cleared by whoever tells of it.
+        is_broken: set when the chain broke or a snapshot was too old, once until a snapshot has joined; cleared by
+            whoever tells of it.
     """
 
-    __slots__ = ("_is_first", "_last", "_snapshot", "_waiting", "is_broken")
+    __slots__ = ("_is_first", "_is_known", "_last", "_snapshot", "_waiting", "is_broken")
 
     def __init__(self) -> None:
         #: The id up to which the served book is known; ``None``: out of sync, nothing is served.
@@ -63,6 +64,8 @@ class DepthChain:
         self._waiting: deque[DepthEvent] = deque(maxlen=_MAX_WAITING)
         #: A snapshot that came before any event.
         self._snapshot: tuple[int, Book] | None = None
+        #: That the book is missing has been told.
+        self._is_known = False
         self.is_broken = False
 
     @property
@@ -83,8 +86,8 @@ class DepthChain:
         if event.is_in(self._last) if self._is_first else event.last <= self._last:
             return []
         if not (event.joins(self._last) if self._is_first else event.continues(self._last)):
+            self._miss()
             self.reset()
-            self.is_broken = True
             self._wait(event)
             return []
         self._last = event.last
@@ -99,11 +102,17 @@ class DepthChain:
         return self._join()
 
     def reset(self) -> None:
-        """Stop serving until a snapshot joins events that are yet to come."""
+        """Stop serving until a snapshot joins events that are yet to come; whoever does so tells of it."""
+        self._is_known = self._is_known or self.is_live
         self._last = None
         self._is_first = False
         self._waiting.clear()
         self._snapshot = None
+
+    def _miss(self) -> None:
+        # A gap lasts until the next snapshot: telling it with each that is too old would count one loss many times.
+        self.is_broken = self.is_broken or not self._is_known
+        self._is_known = True
 
     def _wait(self, event: DepthEvent) -> None:
         # A hole between two waiting events: a snapshot has to be newer than the first of them anyway.
@@ -118,8 +127,9 @@ class DepthChain:
         (snapshot_id, book), self._snapshot = self._snapshot, None
         following = [event for event in self._waiting if not event.is_in(snapshot_id)]
         if following and not following[0].joins(snapshot_id):
-            self.is_broken = True
+            self._miss()
             return []
+        self._is_known = False
         self._last = following[-1].last if following else snapshot_id
         self._is_first = not following
         self._waiting.clear()

@@ -162,6 +162,30 @@ def test_snapshot_that_is_too_old_is_a_gap_and_another_one_is_wanted() -> None:
     assert kinds(parser.parse_snapshot("BTCUSDT", snapshot(11), RTS)) == ["snapshot", "12"]
 
 
+def test_missing_book_is_told_once_however_many_snapshots_are_too_old() -> None:
+    parser = BinanceParser()
+    parser.parse(depth(10, 12), RTS)
+    for old in (7, 8, 8):
+        assert parser.parse_snapshot("BTCUSDT", snapshot(old), RTS) == []
+    assert parser.take_gaps() == [BOOK]
+    assert kinds(parser.parse_snapshot("BTCUSDT", snapshot(11), RTS)) == ["snapshot", "12"]
+    parser.parse(depth(20, 21), RTS)
+    for old in (13, 14):
+        assert parser.parse_snapshot("BTCUSDT", snapshot(old), RTS) == []
+    assert parser.take_gaps() == [BOOK]
+
+
+def test_book_that_a_reset_told_of_is_not_told_again_by_an_old_snapshot() -> None:
+    parser = BinanceParser()
+    parser.parse(depth(10, 12), RTS)
+    parser.parse_snapshot("BTCUSDT", snapshot(11), RTS)
+    parser.reset()
+    assert parser.take_gaps() == [BOOK]
+    parser.parse(depth(20, 21), RTS)
+    parser.parse_snapshot("BTCUSDT", snapshot(13), RTS)
+    assert parser.take_gaps() == []
+
+
 def test_hole_in_the_chain_is_a_gap_and_nothing_is_served_until_a_new_snapshot() -> None:
     parser = BinanceParser()
     parser.parse(depth(1, 5), RTS)
