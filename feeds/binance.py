@@ -2,13 +2,15 @@
 
 Source: see `feeds.binance_frames` for the frames and `feeds.binance_depth` for how a book is joined. Limits
 of the venue that show here: 1024 streams a connection, 5 messages a second from the client, and a REST
-budget of 6000 a minute, of which a snapshot of 1000 levels takes 50.
+budget of 6000 a minute, of which a snapshot of 1000 levels takes 50. Streams of a symbol that is not there are no
+error, but silent; its REST pages say so (``-1121``).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import Literal
 
 import msgspec
@@ -20,7 +22,7 @@ from feeds.base import FeedContext, VenueSocket
 from feeds.binance_frames import BinanceParser, split_symbol
 from feeds.frames import canonical
 from feeds.rest_snapshots import RestSnapshots
-from feeds.venue import VenueFeed, VenueOptions, VenueParser, Verb, checked_url
+from feeds.venue import VenueFeed, VenueOptions, VenueParser, VenueRefused, Verb, checked_url
 
 _STREAMS = {"quote": "bookTicker", "trade": "trade", "book": "depth@100ms"}
 _MAX_STREAMS = 1024
@@ -30,6 +32,9 @@ _STREAMS_PER_MESSAGE = 200
 #: How long a fetched snapshot holds its place where so many symbols would spend the budget: 120 of them a minute.
 _PACE_S = 2.0
 _UNPACED_SYMBOLS = 100
+#: Of a symbol that is there something comes within this time, or it is looked whether it is there.
+_PROBE_S = 30.0
+_BAD_SYMBOL = re.compile(r'"code"\s*:\s*-1121\b')
 
 
 class Binance(VenueFeed):
@@ -77,6 +82,7 @@ class Binance(VenueFeed):
         super().__init__(options)
         self._names = native_names(options.symbols)
         self.symbols = [canonical(self.venue, name) for name in self._names.values()]
+        self._probe_at = inf
         self._combined_url = f"{options.url}/stream?streams={'/'.join(self._streams(options.symbols))}"
 
     def stream_url(self) -> str:
@@ -97,7 +103,10 @@ class Binance(VenueFeed):
 
     def snapshot_url(self, native: str) -> str:
         """Return where the snapshot of a symbol's book is."""
-        return f"{self.options.rest_url}{self.depth_path}?symbol={native}&limit=1000"
+        return self._depth_url(native, levels=1000)
+
+    def _depth_url(self, native: str, *, levels: int) -> str:
+        return f"{self.options.rest_url}{self.depth_path}?symbol={native}&limit={levels}"
 
     def new_parser(self) -> BinanceParser:
         """See `VenueFeed.new_parser`."""
@@ -108,7 +117,15 @@ class Binance(VenueFeed):
         failure: FeedError | None = None
         async with trio.open_nursery() as nursery:
             pace_s = _PACE_S if len(self._names) > _UNPACED_SYMBOLS else 0.0
-            self._snapshots = RestSnapshots(ctx, nursery, self.snapshot_url, self.flush, pace_s=pace_s)
+            self._snapshots = RestSnapshots(
+                ctx,
+                nursery,
+                self.snapshot_url,
+                self.flush,
+                note_heard=self.note_heard,
+                is_refusal=_is_refusal,
+                pace_s=pace_s,
+            )
             # Caught in here, as a nursery would wrap it in a group.
             try:
                 await super().connection(ctx)
@@ -125,8 +142,26 @@ class Binance(VenueFeed):
     async def after_frame(self, socket: VenueSocket, parser: VenueParser) -> None:
         """Start to fetch the snapshots that the frame made necessary."""
         assert isinstance(parser, BinanceParser)
+        if refused := self._snapshots.take_refused():
+            native, words = refused
+            raise VenueRefused(words, permanent=True, symbols={canonical(self.venue, self._names[native])})
+        self._probe()
         for native in parser.take_wanted():
             self._snapshots.fetch(native, parser)
+
+    def will_come(self, symbols: Sequence[str]) -> None:
+        """See `VenueFeed.will_come`."""
+        self._probe_at = trio.current_time() + _PROBE_S
+
+    def _probe(self) -> None:
+        """Ask whether there are the symbols of which nothing has come: their streams are silent, and no error."""
+        if trio.current_time() < self._probe_at:
+            return
+        self._probe_at = inf
+        silent = self.subscribed - self._heard
+        for native, name in self._names.items():
+            if canonical(self.venue, name) in silent:
+                self._snapshots.probe(native, self._depth_url(native, levels=5))
 
     def _streams(self, names: Iterable[str]) -> list[str]:
         natives = [name.replace("-", "").lower() for name in names]
@@ -134,6 +169,11 @@ class Binance(VenueFeed):
 
     def _is_in_url(self) -> bool:
         return len(self._combined_url) <= _MAX_URL and not self.options.on_demand
+
+
+def _is_refusal(native: str, error: FeedError) -> bool:
+    """Tell whether a failure says that there is no such symbol (``/docs/binance-spot-api-docs/errors``)."""
+    return error.reason == "refused" and _BAD_SYMBOL.search(str(error)) is not None
 
 
 def native_names(symbols: tuple[str, ...]) -> dict[str, str]:

@@ -8,8 +8,9 @@ venue that show here (https://www.bitstamp.net/websocket/v2/ and /api/, from sea
 * ``bts:heartbeat`` is answered: that tells a quiet market from a connection that is dead.
 * 400 REST requests a second, and 10,000 in ten minutes.
 
-Without the venue itself it can't be checked how old its REST answers may be, and which words its errors have: a
-pair that it does not know may just stay silent, and then its snapshot fails with HTTP 404 in the log.
+Without the venue itself it can't be checked how old its REST answers may be, and which words its errors have. An
+error may come without its channel: then it was about the subscriptions that are not confirmed. A pair that the venue
+does not know may also just stay silent, and then its snapshot is an HTTP 404.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from feeds.base import FeedContext, VenueSocket
 from feeds.bitstamp_frames import BitstampParser, native_of
 from feeds.frames import canonical
 from feeds.rest_snapshots import RestSnapshots
-from feeds.venue import VenueFeed, VenueOptions, VenueParser, Verb, checked_url
+from feeds.venue import VenueFeed, VenueOptions, VenueParser, VenueRefused, Verb, checked_url
 
 _MAX_SUBSCRIPTIONS = 1024
 _HEARTBEAT_S = 20.0
+#: A subscription that isn't confirmed so long behind an error is what the error was about.
+_CONFIRMED_S = 5.0
 _HEARTBEAT = '{"event":"bts:heartbeat"}'
 _PAIR = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{2,10}(-PERP)?")
 
@@ -80,6 +83,8 @@ class Bitstamp(VenueFeed):
         super().__init__(options)
         self._names = {native_of(symbol): symbol for symbol in options.symbols}
         self.symbols = [canonical(self.venue, symbol) for symbol in options.symbols]
+        #: An error of the venue without a channel, and when it will be clear which one it was about.
+        self._unnamed: tuple[VenueRefused, float] | None = None
 
     def symbol_frames(self, verb: Verb, names: Sequence[str]) -> list[str]:
         """See `VenueFeed.symbol_frames`."""
@@ -102,9 +107,17 @@ class Bitstamp(VenueFeed):
         failure: FeedError | None = None
         self._asking = Asking()
         self._is_beating = False
+        self._unnamed = None
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self._snapshots = RestSnapshots(ctx, nursery, self.snapshot_url, self.flush)
+            self._snapshots = RestSnapshots(
+                ctx,
+                nursery,
+                self.snapshot_url,
+                self.flush,
+                note_heard=self.note_heard,
+                is_refusal=self._is_refusal,
+            )
             # Caught in here, as a nursery would wrap it in a group.
             try:
                 await super().connection(ctx)
@@ -128,6 +141,40 @@ class Bitstamp(VenueFeed):
             self._asking.ask(native, trio.current_time())
         for native in parser.take_wanted():
             self._snapshots.fetch(native, parser)
+        if refused := self._snapshots.take_refused():
+            native, words = refused
+            raise VenueRefused(words, permanent=True, symbols={self._symbol(native)})
+        self._blame(parser)
+
+    async def take_refusal(
+        self, ctx: FeedContext, socket: VenueSocket, parser: VenueParser, refusal: VenueRefused
+    ) -> None:
+        """See `VenueFeed.take_refusal`; an error without a channel is about what the venue does not confirm."""
+        if refusal.permanent and not refusal.symbols and len(self.subscribed) > 1:
+            self._unnamed = self._unnamed or (refusal, trio.current_time() + _CONFIRMED_S)
+        else:
+            await super().take_refusal(ctx, socket, parser, refusal)
+
+    def _blame(self, parser: BitstampParser) -> None:
+        if self._unnamed is None or trio.current_time() < self._unnamed[1]:
+            return
+        (refusal, _), self._unnamed = self._unnamed, None
+        unconfirmed = [
+            native
+            for native in self._names
+            for prefix in _venue_channels(self.options)
+            if prefix + native not in parser.confirmed
+        ]
+        symbols = self.subscribed.intersection(map(self._symbol, unconfirmed))
+        if symbols:
+            raise VenueRefused(str(refusal), permanent=True, symbols=symbols)
+
+    def _symbol(self, native: str) -> str:
+        return canonical(self.venue, self._names[native])
+
+    def _is_refusal(self, native: str, error: FeedError) -> bool:
+        """Tell whether the venue does not have a pair: it has no page, and nothing has come of it."""
+        return "HTTP 404" in str(error) and self._symbol(native) not in self._heard
 
 
 async def _beat(socket: VenueSocket) -> None:

@@ -42,7 +42,7 @@ _CHANNEL_IN_TEXT = re.compile(r'"channel"\s*:\s*"([a-z_]*_)([a-z0-9-]{1,60})"')
 #: Events that are known, and without anything for us.
 _NO_NEWS = frozenset(
     (
-        *("bts:subscription_succeeded", "bts:unsubscription_succeeded", "bts:heartbeat"),
+        *("bts:unsubscription_succeeded", "bts:heartbeat"),
         *("order_created", "order_changed", "order_deleted", "funding_rate_saved"),
     )
 )
@@ -125,6 +125,7 @@ class BitstampParser(VenueParser):
     ) -> None:
         self._names = PairNames(venue, name_of, names)
         self._channels = channels
+        self._subscribed = frozenset(names or ())
         self._books: dict[str, DiffChain] = {}
         self._tops: dict[str, BookTop] = {}
         #: Pairs whose subscription was confirmed, and of which it isn't known since when by the venue's clock.
@@ -132,6 +133,8 @@ class BitstampParser(VenueParser):
         self._gaps: list[tuple[Channel, str]] = []
         self._wanted: set[str] = set()
         self._broken: list[str] = []
+        #: Channels whose subscription was confirmed.
+        self.confirmed: set[str] = set()
 
     def parse(self, frame: str | bytes, rts: int) -> list[Tick]:
         """See `VenueParser.parse`."""
@@ -177,6 +180,7 @@ class BitstampParser(VenueParser):
             self._break(native)
             self._books[native].is_confirmed = False
         self._undated.clear()
+        self.confirmed.clear()
         self._wanted.clear()
         self._broken.clear()
 
@@ -186,6 +190,7 @@ class BitstampParser(VenueParser):
             self._break(native)
             del self._books[native]
             self._undated.discard(native)
+            self.confirmed.difference_update((_DIFFS + native, _TRADES + native))
             self._wanted.discard(native)
             self._broken = [each for each in self._broken if each != native]
 
@@ -217,12 +222,16 @@ class BitstampParser(VenueParser):
             case "trade" if channel.startswith(_TRADES):
                 return self._trade(channel.removeprefix(_TRADES), decode(_TRADE, bytes(frame.content)), rts)
             case "bts:subscription_succeeded" if channel.startswith(_DIFFS):
+                self.confirmed.add(channel)
                 self._confirm(channel.removeprefix(_DIFFS))
+                return []
+            case "bts:subscription_succeeded":
+                self.confirmed.add(channel)
                 return []
             case "bts:request_reconnect":
                 raise VenueRefused("the venue asks to connect again", permanent=False)
             case "bts:error":
-                raise _refusal(frame)
+                raise _refusal(frame, self._pair_of(channel))
             case "data" if channel.startswith(_OTHERS):
                 return []
             case event if event in _NO_NEWS:
@@ -332,6 +341,14 @@ class BitstampParser(VenueParser):
     def _chain(self, native: str) -> DiffChain:
         return self._books.setdefault(native, DiffChain())
 
+    def _pair_of(self, channel: str) -> frozenset[str]:
+        """Return the symbol that a channel is of, if it was subscribed to."""
+        for prefix in (_DIFFS, _TRADES):
+            native = channel.removeprefix(prefix)
+            if native != channel and native in self._subscribed:
+                return frozenset((self._symbol(native),))
+        return frozenset()
+
     def _learn(self, markets: list[_Market]) -> None:
         for market in markets:
             base, _, quote = market.name.partition("/")
@@ -358,7 +375,7 @@ def _time(micros: str) -> int:
     return checked_ns(int(micros) * 1000)
 
 
-def _refusal(frame: _Frame) -> VenueRefused:
+def _refusal(frame: _Frame, symbols: frozenset[str]) -> VenueRefused:
     try:
         failure = msgspec.json.decode(frame.content, type=_Failure)
     except msgspec.MsgspecError:
@@ -367,4 +384,5 @@ def _refusal(frame: _Frame) -> VenueRefused:
     wrong = re.search(r"invalid|incorrect|bad subscription|not exist|unknown|unauthori", text, re.IGNORECASE)
     busy = re.search(r"rate|limit|too many|try again|unavailable|internal|timeout", text, re.IGNORECASE)
     on = f" (on {frame.channel[:60]})" if frame.channel else ""
-    return VenueRefused(f"the venue says: {text[:300]}{on}", permanent=wrong is not None and busy is None)
+    is_permanent = wrong is not None and busy is None
+    return VenueRefused(f"the venue says: {text[:300]}{on}", permanent=is_permanent, symbols=symbols)

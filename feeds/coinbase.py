@@ -8,6 +8,8 @@ Not obvious there:
 * ``level2`` wants a login nowadays, ``level2_batch`` (the same messages, every 50 ms) does not.
 * Level 2 messages carry no sequence: the venue guarantees their delivery. So the one way to lose one is a
   frame that can't be read, and then the book is not served until the venue has sent it anew.
+* A request that names one product that isn't there is ignored as a whole; its error names one of these
+  (https://github.com/coinbase/coinbase-pro-node/issues/174, read 2026-11-21), so the others are asked for again.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import operator
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
 from typing import Annotated, Any, Literal
 
@@ -37,6 +39,7 @@ from feeds.frames import (
     snapshot_levels,
     text_to_ns,
 )
+from feeds.refusals import named
 from feeds.venue import VenueFeed, VenueOptions, VenueParser, VenueRefused, Verb
 
 _AGGRESSOR: dict[str, Side] = {"buy": "sell", "sell": "buy"}
@@ -112,6 +115,7 @@ class CoinbaseParser(VenueParser):
     def __init__(self, venue: str = "COINBASE", products: Collection[str] | None = None) -> None:
         self._venue = venue
         self._products = None if products is None else frozenset(products)
+        self._spellings = {product: canonical(venue, product) for product in products or ()}
         self._books: set[str] = set()
         self._lost: set[str] = set()
         self._gaps: list[tuple[Channel, str]] = []
@@ -164,7 +168,7 @@ class CoinbaseParser(VenueParser):
             case _Snapshot():
                 return self._snapshot(message, rts)
             case _Error():
-                raise _refusal(message)
+                raise _refusal(message, self._spellings)
         return None
 
     def _quote(self, message: _Ticker, rts: int) -> Quote:
@@ -258,17 +262,22 @@ def _time(text: str | None, rts: int) -> int:
     return rts if text is None else text_to_ns(text)
 
 
-def _refusal(error: _Error) -> VenueRefused:
+def _refusal(error: _Error, spellings: Mapping[str, str]) -> VenueRefused:
     text = ": ".join(part for part in (error.message, error.reason) if part) or "an error without a text"
     wrong = re.search(r"failed to subscribe|not a valid|invalid|malformed|authenti", text, re.IGNORECASE)
     busy = re.search(r"rate limit|too many|try again|unavailable|internal|timeout", text, re.IGNORECASE)
-    return VenueRefused(f"the venue says: {text[:300]}", permanent=wrong is not None and busy is None)
+    return VenueRefused(
+        f"the venue says: {text[:300]}",
+        permanent=wrong is not None and busy is None,
+        symbols=named(text, spellings),
+    )
 
 
 class Coinbase(VenueFeed):
     """Coinbase Exchange, live."""
 
     venue = "COINBASE"
+    refuses_whole = True
 
     class Options(VenueOptions):
         """Keys of a feed of the type ``coinbase``."""

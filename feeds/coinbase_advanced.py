@@ -38,6 +38,7 @@ class CoinbaseAdvanced(VenueFeed):
 
     venue = "COINBASE"
     silence_s = 15.0
+    refuses_whole = True
 
     class Options(VenueOptions):
         """Keys of a feed of the type ``coinbase_advanced``."""

@@ -17,7 +17,7 @@ https://docs.cdp.coinbase.com/api-reference/advanced-trade-api/advanced-trade-as
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -35,6 +35,7 @@ from feeds.frames import (
     snapshot_levels,
     text_to_ns,
 )
+from feeds.refusals import named
 from feeds.venue import VenueParser, VenueRefused
 
 _AGGRESSOR: dict[str, Side] = {"BUY": "sell", "SELL": "buy"}
@@ -112,6 +113,7 @@ class CoinbaseAdvancedParser(VenueParser):
     def __init__(self, venue: str = "COINBASE", products: Collection[str] | None = None) -> None:
         self._venue = venue
         self._products = None if products is None else frozenset(products)
+        self._spellings = {product: canonical(venue, product) for product in products or ()}
         self._books: set[str] = set()
         #: What has been served besides books: a hole may have torn it too.
         self._seen: set[tuple[Channel, str]] = set()
@@ -198,7 +200,7 @@ class CoinbaseAdvancedParser(VenueParser):
             case channel if channel in _NO_NEWS:
                 return []
         if frame.kind == "error":
-            raise _refusal(frame.message)
+            raise _refusal(frame.message, self._spellings)
         raise FrameError(f"a frame of no known channel: {frame.channel[:40]!r}")
 
     def _book(self, event: _BookEvent, at: int, rts: int) -> Book | None:
@@ -296,8 +298,12 @@ def _time(text: str | None, rts: int) -> int:
     return rts if text is None else text_to_ns(text)
 
 
-def _refusal(message: str) -> VenueRefused:
+def _refusal(message: str, spellings: Mapping[str, str]) -> VenueRefused:
     text = message or "an error without a text"
     wrong = re.search(r"not a valid|invalid|malformed|not found|unknown|authenti", text, re.IGNORECASE)
     busy = re.search(r"rate limit|too many|try again|unavailable|internal|timeout", text, re.IGNORECASE)
-    return VenueRefused(f"the venue says: {text[:300]}", permanent=wrong is not None and busy is None)
+    return VenueRefused(
+        f"the venue says: {text[:300]}",
+        permanent=wrong is not None and busy is None,
+        symbols=named(text, spellings),
+    )

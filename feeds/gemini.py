@@ -32,6 +32,7 @@ class Gemini(VenueFeed):
 
     venue = "GEMINI"
     silence_s = 30.0
+    refuses_whole = True
 
     class Options(VenueOptions):
         """Keys of a feed of the type ``gemini``."""

@@ -26,8 +26,17 @@ from msgspec import Meta, Struct, field
 from broker.core.errors import FrameError
 from broker.core.ticks import Book, Channel, Level, Side, Tick, Trade
 from feeds.book_top import BookTop
-from feeds.frames import check_decimals, decode, delta_levels, epoch_to_ns, is_part_of_object, snapshot_levels
+from feeds.frames import (
+    canonical,
+    check_decimals,
+    decode,
+    delta_levels,
+    epoch_to_ns,
+    is_part_of_object,
+    snapshot_levels,
+)
 from feeds.pairs import PairNames, split_pair
+from feeds.refusals import named
 from feeds.venue import VenueChannel, VenueParser, VenueRefused
 
 #: What symbols end with, the longer ones first.
@@ -132,6 +141,12 @@ class GeminiParser(VenueParser):
     ) -> None:
         self._names = PairNames(venue, name_of, names)
         self._channels = channels
+        # Its errors may have either spelling.
+        self._spellings = {
+            spelling: canonical(venue, name)
+            for native, name in (names or {}).items()
+            for spelling in (native, name)
+        }
         self._subscribed = frozenset(names or ())
         #: The books that are served.
         self._tops: dict[str, BookTop] = {}
@@ -175,7 +190,7 @@ class GeminiParser(VenueParser):
 
     def forget(self, symbol: str) -> None:
         """See `VenueParser.forget`."""
-        for native in [each for each in self._tops if self._symbol(each) == symbol]:
+        for native in [each for each in self._subscribed.union(self._tops) if self._symbol(each) == symbol]:
             self._break(native)
             self._lost.discard(native)
             self.broken.discard(native)
@@ -192,7 +207,7 @@ class GeminiParser(VenueParser):
 
     def _dispatch(self, message: _Frame, frame: str | bytes, rts: int) -> list[Tick]:
         if message.result == "error" or message.kind == "error":
-            raise _refusal(message)
+            raise _refusal(message, self._spellings)
         match message.kind:
             case "l2_updates" if message.changes is not None:
                 return self._book(message.symbol, message.changes, message.trades, rts)
@@ -342,10 +357,14 @@ def _path(url: str) -> str:
         return ""
 
 
-def _refusal(message: _Frame) -> VenueRefused:
+def _refusal(message: _Frame, spellings: Mapping[str, str]) -> VenueRefused:
     text = ": ".join(part for part in (message.reason, message.message) if part) or "an error without a text"
     wrong = re.search(
         r"invalid|unsupported|malformed|notfound|not found|unknown|missing", text, re.IGNORECASE
     )
     busy = re.search(r"rate ?limit|too many|maintenance|system|unavailable|timeout", text, re.IGNORECASE)
-    return VenueRefused(f"the venue says: {text[:300]}", permanent=wrong is not None and busy is None)
+    return VenueRefused(
+        f"the venue says: {text[:300]}",
+        permanent=wrong is not None and busy is None,
+        symbols=named(f"{text} {message.symbol}", spellings),
+    )

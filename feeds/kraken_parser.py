@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Literal
 
@@ -11,9 +11,11 @@ from broker.core.errors import FrameError
 from broker.core.ticks import Book, Channel, Level, Tick
 from feeds.frames import check_decimals, is_json
 from feeds.kraken_book import KrakenBook
-from feeds.kraken_names import symbol_of
+from feeds.kraken_names import Api, symbol_of, venue_pair
+from feeds.refusals import named
 from feeds.venue import VenueParser, VenueRefused
 
+_APIS: tuple[Api, ...] = ("v1", "v2")
 _WRONG = re.compile(
     r"\bpairs?\b|symbol|depth|not supported|unsupported|not found|invalid|malformed|must be", re.IGNORECASE
 )
@@ -23,8 +25,13 @@ _BUSY = re.compile(
 )
 
 
-def refusal(text: str | None, pair: str | None) -> VenueRefused:
+def refusal(text: str | None, pair: str | None, spellings: Mapping[str, str]) -> VenueRefused:
     """Make the venue's error message an exception.
+
+    Args:
+        text: its words.
+        pair: which one it is about, if it says so beside its words.
+        spellings: of the pairs that were asked for, to our symbols.
 
     It is permanent where it is about what was asked for (``Currency pair not supported FOO/USD``, ``Subscription
     depth not supported``), and passing where it is about the moment (``Exceeded msg rate``, ``Service:Unavailable``).
@@ -32,7 +39,8 @@ def refusal(text: str | None, pair: str | None) -> VenueRefused:
     said = text or "an error without a text"
     of = f" ({pair[:40]})" if pair and pair not in said else ""
     is_permanent = _WRONG.search(said) is not None and _BUSY.search(said) is None
-    return VenueRefused(f"the venue says: {said[:300]}{of}", permanent=is_permanent)
+    symbols = named(f"{pair or ''} {said}", spellings)
+    return VenueRefused(f"the venue says: {said[:300]}{of}", permanent=is_permanent, symbols=symbols)
 
 
 class KrakenParser(VenueParser):
@@ -46,6 +54,12 @@ class KrakenParser(VenueParser):
     def __init__(self, venue: str = "KRAKEN", symbols: Collection[str] | None = None) -> None:
         self._venue = venue
         self._symbols = None if symbols is None else frozenset(symbols)
+        #: Its errors spell pairs as they were asked for.
+        self._spellings = {
+            venue_pair(symbol.partition(":")[2], api).upper(): symbol
+            for symbol in symbols or ()
+            for api in _APIS
+        }
         self._books: dict[str, KrakenBook] = {}
         self._lost: set[str] = set()
         self._gaps: list[tuple[Channel, str]] = []

@@ -145,14 +145,14 @@ class KrakenV1Parser(KrakenParser):
     def _event(self, event: _Event) -> list[Tick]:
         """Look at what isn't market data; heartbeats, pongs and the system's state are no news."""
         if event.event == "error":
-            raise refusal(event.message, event.pair)
+            raise refusal(event.message, event.pair, self._spellings)
         if event.event != "subscriptionStatus":
             return []
         channel = event.channel or (event.subscription.name if event.subscription else None) or ""
         if event.status == "error":
             # What isn't there needn't be unsubscribed from.
             if event.message != "Subscription Not Found":
-                raise refusal(event.message, event.pair)
+                raise refusal(event.message, event.pair, self._spellings)
         elif event.status == "unsubscribed":
             self._ended(channel, event.pair)
         elif event.number is not None and event.pair is not None:

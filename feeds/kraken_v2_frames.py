@@ -134,7 +134,7 @@ class KrakenV2Parser(KrakenParser):
         if error is not None or answer.success is False:
             # What isn't there needn't be unsubscribed from.
             if answer.method != "unsubscribe":
-                raise refusal(error, answer.symbol)
+                raise refusal(error, answer.symbol, self._spellings)
         elif answer.method is None:
             raise FrameError("a frame of no known shape")
         elif answer.result is not None and answer.result.channel == "book":

@@ -46,6 +46,8 @@ class RestSnapshots:
         url_of: Callable[[str], str],
         flush: Callable[[FeedContext], Awaitable[None]],
         *,
+        note_heard: Callable[[FeedContext, list[Tick]], None] = lambda ctx, ticks: None,
+        is_refusal: Callable[[str, FeedError], bool] = lambda native, error: False,
         pace_s: float = 0.0,
     ) -> None:
         """Fetch nothing yet.
@@ -55,13 +57,18 @@ class RestSnapshots:
             nursery: the fetching tasks live in it.
             url_of: the URL of a symbol's snapshot, in the venue's spelling.
             flush: flushes the context, one task at a time.
+            note_heard: takes note of the ticks that were published.
+            is_refusal: tells whether a failure says that the venue does not have this symbol.
             pace_s: how long each fetch keeps its place after its answer, where the venue's budget is short.
         """
         self._ctx = ctx
         self._nursery = nursery
         self._url_of = url_of
         self._flush = flush
+        self._note_heard = note_heard
+        self._is_refusal = is_refusal
         self._pace_s = pace_s
+        self._refused: dict[str, str] = {}
         self._limit = trio.CapacityLimiter(_FETCHES)
         self._under_way: set[str] = set()
         self._not_before = 0.0
@@ -72,11 +79,29 @@ class RestSnapshots:
         """Publish nothing more: the connection that the snapshots are for has ended."""
         self._is_over = True
 
+    def take_refused(self) -> tuple[str, str] | None:
+        """Return a symbol that the venue does not have, in its spelling, and its words, and forget it."""
+        return self._refused.popitem() if self._refused else None
+
     def fetch(self, native: str, parser: SnapshotParser) -> None:
         """Fetch a symbol's snapshot until the parser wants it no more; does nothing if that is under way."""
         if native not in self._under_way:
             self._under_way.add(native)
             self._nursery.start_soon(self._fetch, native, parser)
+
+    def probe(self, native: str, url: str) -> None:
+        """Ask a page of a symbol of which nothing has come, for nothing but whether the venue has it."""
+        self._nursery.start_soon(self._probe, native, url)
+
+    async def _probe(self, native: str, url: str) -> None:
+        async with self._limit:
+            await trio.sleep_until(self._not_before)
+            try:
+                await self._ctx.get_body(url)
+            except FeedError as error:
+                if self._is_refusal(native, error):
+                    self._refused[native] = str(error)
+            await trio.sleep(self._pace_s)
 
     async def _fetch(self, native: str, parser: SnapshotParser) -> None:
         retry_s = _RETRY_S
@@ -85,6 +110,8 @@ class RestSnapshots:
                 await trio.sleep_until(self._not_before)
                 await self._fetch_once(native, parser)
                 await trio.sleep(self._pace_s)
+            if native in self._refused:
+                break
             if parser.wants_snapshot(native):
                 await trio.sleep(retry_s)
                 retry_s = min(2 * retry_s, _MAX_RETRY_S)
@@ -94,6 +121,9 @@ class RestSnapshots:
         try:
             body = await self._ctx.get_body(self._url_of(native))
         except FeedError as error:
+            if self._is_refusal(native, error):
+                self._refused[native] = str(error)
+                return
             if not self._is_failing:
                 self._is_failing = True
                 self._ctx.log.warning("snapshot_failed", symbol=native, error=str(error))
@@ -103,5 +133,6 @@ class RestSnapshots:
         self._is_failing = False
         if self._is_over:
             return
-        hand_over(self._ctx, parser, partial(parser.parse_snapshot, native, body, self._ctx.time_ns()))
+        parse = partial(parser.parse_snapshot, native, body, self._ctx.time_ns())
+        self._note_heard(self._ctx, hand_over(self._ctx, parser, parse))
         await self._flush(self._ctx)

@@ -15,8 +15,9 @@ import trio
 from pydantic import Field, field_validator
 
 from broker.core.errors import FeedError, FeedPermanentError, FrameError
-from broker.core.ticks import Channel, Tick, Trade
+from broker.core.ticks import Channel, Status, Tick, Trade
 from feeds.base import Feed, FeedContext, FeedOptions, VenueSocket
+from feeds.refusals import Refusals
 
 VenueChannel = Literal["quote", "trade", "book"]
 Verb = Literal["subscribe", "unsubscribe"]
@@ -29,11 +30,20 @@ class VenueRefused(FrameError):
 
     Attributes:
         permanent: asking again is of no use.
+        symbols: those that it is about, canonical; none: the venue does not say, or it is about all of them.
     """
 
-    def __init__(self, message: str, frame: str | bytes = b"", *, permanent: bool) -> None:
+    def __init__(
+        self,
+        message: str,
+        frame: str | bytes = b"",
+        *,
+        permanent: bool,
+        symbols: Collection[str] = (),
+    ) -> None:
         super().__init__(message, frame)
         self.permanent = permanent
+        self.symbols = frozenset(symbols)
 
 
 class VenueParser(Protocol):
@@ -106,14 +116,13 @@ def hand_over(ctx: FeedContext, parser: VenueParser, ticks: Callable[[], list[Ti
     """Publish and return what a call of the parser returns; count a `FrameError`; pass on the gaps that it found.
 
     Raises:
-        FeedError: the frame was the venue's refusal; permanent where the venue says so.
+        VenueRefused: the frame was the venue's refusal.
     """
     parsed: list[Tick] = []
     try:
         parsed = ticks()
-    except VenueRefused as refusal:
-        kind = FeedPermanentError if refusal.permanent else FeedError
-        raise kind(str(refusal), reason="venue") from None
+    except VenueRefused:
+        raise
     except FrameError as error:
         ctx.refused(error)
     for channel, symbol in parser.take_gaps():
@@ -131,10 +140,12 @@ class VenueFeed(Feed):
         subscribed: those of them that this connection has asked for.
         silence_s: a venue that sends something at least so often, whatever the market does, is given up when it
             doesn't; ``None``: it may be silent.
+        refuses_whole: a request for several symbols of which the venue lacks one is refused as a whole.
     """
 
     symbols: Sequence[str]
     silence_s: ClassVar[float | None] = None
+    refuses_whole: ClassVar[bool] = False
 
     def __init__(self, options: VenueOptions) -> None:
         self.options = options
@@ -143,6 +154,9 @@ class VenueFeed(Feed):
         self.subscribed: set[str] = set()
         #: Those that had a trade on this connection.
         self._traded: set[str] = set()
+        #: Those that had any tick on this connection.
+        self._heard: set[str] = set()
+        self._refusals = Refusals()
         self._flushing = trio.Lock()
         self._look_at = 0.0
 
@@ -186,6 +200,7 @@ class VenueFeed(Feed):
             FeedError: the connection is of no more use.
         """
         self.subscribed.clear()
+        self._heard.clear()
         async with ctx.connect_ws(self.stream_url()) as socket:
             parser = self.new_parser()
             try:
@@ -201,10 +216,11 @@ class VenueFeed(Feed):
 
     async def _follow(self, ctx: FeedContext, socket: VenueSocket, parser: VenueParser) -> None:
         on_demand = self.options.on_demand
-        symbols = self._wanted(ctx) if on_demand else self.symbols
-        for frame in self.opening_frames() if on_demand else self.subscribe_frames():
+        symbols = self._wanted(ctx) if on_demand else self._not_refused(self.symbols)
+        is_partial = on_demand or len(symbols) < len(self.symbols)
+        for frame in self.opening_frames() if is_partial else self.subscribe_frames():
             await socket.send(frame)
-        if on_demand:
+        if is_partial:
             await self._subscribe(socket, symbols)
         else:
             self._note_subscribed(symbols)
@@ -213,10 +229,12 @@ class VenueFeed(Feed):
             received = await self._receive(socket, heard_at)
             if received is not None:
                 heard_at = trio.current_time()
-                for tick in hand_over(ctx, parser, partial(parser.parse, received, ctx.time_ns())):
-                    if type(tick) is Trade:
-                        self._traded.add(tick.sym)
-                await self.after_frame(socket, parser)
+                try:
+                    ticks = hand_over(ctx, parser, partial(parser.parse, received, ctx.time_ns()))
+                    self.note_heard(ctx, ticks)
+                    await self.after_frame(socket, parser)
+                except VenueRefused as refusal:
+                    await self.take_refusal(ctx, socket, parser, refusal)
             if on_demand and trio.current_time() >= self._look_at:
                 await self._follow_demand(ctx, socket, parser)
             await self.flush(ctx)
@@ -236,15 +254,79 @@ class VenueFeed(Feed):
             ctx.gap("trade", symbol)
         self._traded.difference_update(list(symbols))
 
+    def note_heard(self, ctx: FeedContext, ticks: list[Tick]) -> None:
+        """Take note of ticks that were published, and tell behind them which symbols are refused."""
+        is_first = bool(ticks) and not self._heard
+        for tick in ticks:
+            self._heard.add(tick.sym)
+            if type(tick) is Trade:
+                self._traded.add(tick.sym)
+        if self._refusals and ticks:
+            self._tell_refused(ctx, {tick.sym for tick in ticks}, is_first=is_first)
+
+    # ── what the venue refuses ───────────────────────────────────────────────────────────────────
+
+    def _not_refused(self, symbols: Iterable[str]) -> list[str]:
+        now = trio.current_time()
+        return [symbol for symbol in symbols if not self._refusals.holds(symbol, now)]
+
+    async def take_refusal(
+        self, ctx: FeedContext, socket: VenueSocket, parser: VenueParser, refusal: VenueRefused
+    ) -> None:
+        """Go on without the symbols that the venue refuses.
+
+        Raises:
+            FeedError: the refusal is about something else, and so of the connection, or there is no symbol left;
+                permanent where the venue says so.
+        """
+        if not refusal.permanent:
+            raise FeedError(str(refusal), reason="venue") from None
+        if not refusal.symbols:
+            # Whatever it was that we asked for, it is not what the connection brings.
+            if not self._heard:
+                raise FeedPermanentError(str(refusal), reason="venue") from None
+            ctx.refused(refusal)
+            return
+        # Each channel's request is answered on its own, so the same refusal may come several times.
+        symbols = [each for each in self.symbols if each in refusal.symbols & self.subscribed]
+        for symbol in symbols:
+            if self._refusals.note(symbol, str(refusal), trio.current_time()):
+                ctx.log.warning("symbol refused", symbol=symbol, error=str(refusal))
+        self._leave(ctx, parser, symbols)
+        if not self._not_refused(self.symbols):
+            self._refusals.forgive()
+            raise FeedPermanentError(str(refusal), reason="venue", unless_live=True) from None
+        if self._heard:
+            self._tell(ctx, symbols)
+        unheard = [each for each in self.symbols if each in self.subscribed - self._heard]
+        if symbols and self.refuses_whole:
+            await self._subscribe(socket, unheard)
+
+    def _tell_refused(self, ctx: FeedContext, heard: set[str], *, is_first: bool) -> None:
+        """Tell subscribers which symbols are refused, behind the first tick, with which the supervisor has told that
+        all symbols are live; and which the venue has again.
+        """
+        for symbol in sorted(heard):
+            if symbol in self._refusals and symbol in self.subscribed:
+                self._refusals.served(symbol)
+                now = ctx.time_ns()
+                ctx.publish(Status(sym=symbol, ts=now, rts=now, state="live", text=""))
+        if is_first:
+            self._tell(ctx, [each for each in self.symbols if each not in self.subscribed])
+
+    def _tell(self, ctx: FeedContext, symbols: Iterable[str]) -> None:
+        for status in self._refusals.statuses(symbols, ctx.time_ns()):
+            ctx.publish(status)
+
     def connection_ended(self) -> None:
         """Stop publishing what runs beside the connection; called before its books become gaps, maybe twice."""
 
     # ── on demand ────────────────────────────────────────────────────────────────────────────────
 
     def _wanted(self, ctx: FeedContext) -> list[str]:
-        """Return which of the symbols somebody wants on any of the channels, in their order."""
+        """Return which of the symbols somebody wants on any of the channels, in their order, and the venue has."""
         wanted = ctx.wanted.symbols(*self._wanted_channels())
-        return [symbol for symbol in self.symbols if symbol in wanted]
+        return self._not_refused(symbol for symbol in self.symbols if symbol in wanted)
 
     def _wanted_channels(self) -> list[Channel]:
         return [*self.options.channels, *(["bar"] if "trade" in self.options.channels else [])]  # type: ignore[list-item]
@@ -257,14 +339,19 @@ class VenueFeed(Feed):
         unwanted = [symbol for symbol in self.symbols if symbol in self.subscribed.difference(wanted)]
         if not unwanted:
             return
-        for symbol in unwanted:
+        self._leave(ctx, parser, unwanted)
+        for frame in self.symbol_frames("unsubscribe", self._names_of(unwanted)):
+            await socket.send(frame)
+
+    def _leave(self, ctx: FeedContext, parser: VenueParser, symbols: Sequence[str]) -> None:
+        """Serve these symbols no more on this connection."""
+        for symbol in symbols:
             parser.forget(symbol)
         for channel, symbol in parser.take_gaps():
             ctx.gap(channel, symbol)
-        self._miss_trades(ctx, unwanted)
-        self.subscribed.difference_update(unwanted)
-        for frame in self.symbol_frames("unsubscribe", self._names_of(unwanted)):
-            await socket.send(frame)
+        self._miss_trades(ctx, symbols)
+        self.subscribed.difference_update(symbols)
+        self._heard.difference_update(symbols)
 
     async def _subscribe(self, socket: VenueSocket, symbols: Sequence[str]) -> None:
         if symbols:
