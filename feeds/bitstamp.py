@@ -24,7 +24,6 @@ import trio
 from pydantic import field_validator, model_validator
 
 from broker.core.errors import FeedError
-from feeds.asking import Asking
 from feeds.base import FeedContext, VenueSocket
 from feeds.bitstamp_frames import BitstampParser, native_of
 from feeds.frames import canonical
@@ -105,7 +104,6 @@ class Bitstamp(VenueFeed):
     async def connection(self, ctx: FeedContext) -> None:
         """See `VenueFeed.connection`; fetches the snapshots and sends heartbeats beside it."""
         failure: FeedError | None = None
-        self._asking = Asking()
         self._is_beating = False
         self._unnamed = None
         async with trio.open_nursery() as nursery:
@@ -137,8 +135,6 @@ class Bitstamp(VenueFeed):
         if not self._is_beating:
             self._is_beating = True
             self._nursery.start_soon(_beat, socket)
-        for native in parser.take_broken():
-            self._asking.ask(native, trio.current_time())
         for native in parser.take_wanted():
             self._snapshots.fetch(native, parser)
         if refused := self._snapshots.take_refused():

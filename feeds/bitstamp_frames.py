@@ -132,7 +132,6 @@ class BitstampParser(VenueParser):
         self._undated: set[str] = set()
         self._gaps: list[tuple[Channel, str]] = []
         self._wanted: set[str] = set()
-        self._broken: list[str] = []
         #: Channels whose subscription was confirmed.
         self.confirmed: set[str] = set()
 
@@ -182,7 +181,6 @@ class BitstampParser(VenueParser):
         self._undated.clear()
         self.confirmed.clear()
         self._wanted.clear()
-        self._broken.clear()
 
     def forget(self, symbol: str) -> None:
         """See `VenueParser.forget`."""
@@ -192,7 +190,6 @@ class BitstampParser(VenueParser):
             self._undated.discard(native)
             self.confirmed.difference_update((_DIFFS + native, _TRADES + native))
             self._wanted.discard(native)
-            self._broken = [each for each in self._broken if each != native]
 
     def take_gaps(self) -> list[tuple[Channel, str]]:
         """See `VenueParser.take_gaps`."""
@@ -203,11 +200,6 @@ class BitstampParser(VenueParser):
         """Return the venue's pairs that want a snapshot since the last call."""
         wanted, self._wanted = self._wanted, set()
         return wanted
-
-    def take_broken(self) -> list[str]:
-        """Return the venue's pairs whose book broke since the last call, once for each time."""
-        broken, self._broken = self._broken, []
-        return broken
 
     def wants_snapshot(self, native: str) -> bool:
         """Tell whether the book of this pair waits for a snapshot."""
@@ -333,7 +325,6 @@ class BitstampParser(VenueParser):
 
     def _tell(self, native: str) -> None:
         self._tops.pop(native, None)
-        self._broken.append(native)
         symbol = self._symbol(native)
         channels: tuple[VenueChannel, ...] = ("quote", "book")
         self._gaps += [(channel, symbol) for channel in channels if channel in self._channels]

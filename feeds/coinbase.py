@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import operator
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
 from typing import Annotated, Any, Literal
@@ -25,9 +24,9 @@ import msgspec
 from msgspec import Meta, Struct
 from pydantic import field_validator
 
-from broker.core.errors import FeedError, FrameError
+from broker.core.errors import FrameError
 from broker.core.ticks import Book, Channel, Level, Quote, Side, Tick, Trade
-from feeds.base import FeedContext, VenueSocket
+from feeds.book_feed import BookFeed
 from feeds.frames import (
     canonical,
     check_decimals,
@@ -40,13 +39,11 @@ from feeds.frames import (
     text_to_ns,
 )
 from feeds.refusals import named
-from feeds.venue import VenueFeed, VenueOptions, VenueParser, VenueRefused, Verb
+from feeds.venue import VenueOptions, VenueParser, VenueRefused, Verb
 
 _AGGRESSOR: dict[str, Side] = {"buy": "sell", "sell": "buy"}
 _VENUE_CHANNELS = {"quote": "ticker", "trade": "matches", "book": "level2_batch"}
 _PRODUCT = re.compile(r"[A-Z0-9]+-[A-Z0-9]+")
-#: How often one book is asked for again within a connection, before the connection itself is given up.
-_ASK_AGAIN = 3
 
 _MakerSide = Literal["buy", "sell"]
 
@@ -156,6 +153,10 @@ class CoinbaseParser(VenueParser):
         """Return the products whose book has to be asked for again, and forget them."""
         lost, self._lost = self._lost, set()
         return lost
+
+    def is_live(self, symbol: str) -> bool:
+        """See `feeds.book_feed.BookParser.is_live`."""
+        return symbol.removeprefix(f"{self._venue}:") in self._books
 
     def _tick(self, message: Any, rts: int) -> Tick | None:
         match message:
@@ -273,7 +274,7 @@ def _refusal(error: _Error, spellings: Mapping[str, str]) -> VenueRefused:
     )
 
 
-class Coinbase(VenueFeed):
+class Coinbase(BookFeed):
     """Coinbase Exchange, live."""
 
     venue = "COINBASE"
@@ -296,7 +297,6 @@ class Coinbase(VenueFeed):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self.symbols = [canonical(self.venue, product) for product in options.symbols]
-        self._asked_again: Counter[str] = Counter()
 
     def symbol_frames(self, verb: Verb, names: Sequence[str]) -> list[str]:
         """See `VenueFeed.symbol_frames`."""
@@ -307,23 +307,10 @@ class Coinbase(VenueFeed):
         """See `VenueFeed.new_parser`."""
         return CoinbaseParser(self.venue, self.options.symbols)
 
-    async def connection(self, ctx: FeedContext) -> None:
-        """See `VenueFeed.connection`."""
-        self._asked_again.clear()
-        await super().connection(ctx)
-
-    async def after_frame(self, socket: VenueSocket, parser: VenueParser) -> None:
-        """Ask for books that broke: a new subscription begins with a snapshot."""
-        assert isinstance(parser, CoinbaseParser)
-        if "book" not in self.options.channels:
-            return
-        lost = [each for each in parser.take_lost() if canonical(self.venue, each) in self.subscribed]
-        for product in sorted(lost):
-            self._asked_again[product] += 1
-            if self._asked_again[product] > _ASK_AGAIN:
-                raise FeedError(f"the book of {product} can't be read, however often it is asked for")
-            for verb in ("unsubscribe", "subscribe"):
-                await socket.send(_request(verb, [product], [_VENUE_CHANNELS["book"]]))
+    def ask_frames(self, names: Sequence[str]) -> list[str]:
+        """See `BookFeed.ask_frames`: a new subscription begins with a snapshot."""
+        books = [_VENUE_CHANNELS["book"]]
+        return [_request(verb, [each], books) for each in names for verb in ("unsubscribe", "subscribe")]
 
 
 def _request(verb: str, products: list[str], channels: list[str]) -> str:

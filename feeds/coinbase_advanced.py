@@ -8,7 +8,7 @@ Source: see `feeds.coinbase_advanced_frames`; of the page ``websocket-overview``
 without a login.
 
 Without the venue itself it can't be checked that a second subscription on the same connection begins with a
-snapshot (if none comes within 30 s, the connection is given up), nor which words its errors have.
+snapshot (where none comes the next connection is to bring it), nor which words its errors have.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
-import trio
 from pydantic import field_validator
 
-from feeds.asking import Asking
-from feeds.base import FeedContext, VenueSocket
+from feeds.book_feed import BookFeed
 from feeds.coinbase_advanced_frames import CoinbaseAdvancedParser
 from feeds.frames import canonical
-from feeds.venue import VenueFeed, VenueOptions, VenueParser, Verb
+from feeds.venue import VenueOptions, Verb
 
 _VENUE_CHANNELS = {"quote": "ticker", "trade": "market_trades", "book": "level2"}
 _PRODUCT = re.compile(r"[A-Z0-9]+(-[A-Z0-9]+){1,3}")
@@ -33,7 +31,7 @@ _PRODUCT = re.compile(r"[A-Z0-9]+(-[A-Z0-9]+){1,3}")
 _IN_USDC = frozenset(("USDT-USDC", "EURC-USDC"))
 
 
-class CoinbaseAdvanced(VenueFeed):
+class CoinbaseAdvanced(BookFeed):
     """Coinbase Advanced Trade, live."""
 
     venue = "COINBASE"
@@ -61,7 +59,6 @@ class CoinbaseAdvanced(VenueFeed):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self.symbols = [canonical(self.venue, product) for product in options.symbols]
-        self._asking = Asking()
 
     def opening_frames(self) -> list[str]:
         """See `VenueFeed.opening_frames`."""
@@ -76,24 +73,9 @@ class CoinbaseAdvanced(VenueFeed):
         """See `VenueFeed.new_parser`."""
         return CoinbaseAdvancedParser(self.venue, self.options.symbols)
 
-    async def connection(self, ctx: FeedContext) -> None:
-        """See `VenueFeed.connection`."""
-        self._asking = Asking()
-        await super().connection(ctx)
-
-    async def after_frame(self, socket: VenueSocket, parser: VenueParser) -> None:
-        """Ask for books that broke: a new subscription begins with a snapshot."""
-        assert isinstance(parser, CoinbaseAdvancedParser)
-        if "book" not in self.options.channels:
-            return
-        now = trio.current_time()
-        lost = sorted(each for each in parser.take_lost() if canonical(self.venue, each) in self.subscribed)
-        for product in lost:
-            self._asking.ask(product, now)
-        if lost:
-            for verb in ("unsubscribe", "subscribe"):
-                await socket.send(_request(verb, lost, _VENUE_CHANNELS["book"]))
-        self._asking.check(parser.broken, now)
+    def ask_frames(self, names: Sequence[str]) -> list[str]:
+        """See `BookFeed.ask_frames`: a new subscription begins with a snapshot."""
+        return [_request(verb, list(names), _VENUE_CHANNELS["book"]) for verb in ("unsubscribe", "subscribe")]
 
 
 def _request(verb: str, products: list[str], channel: str) -> str:

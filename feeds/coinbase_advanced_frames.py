@@ -122,8 +122,6 @@ class CoinbaseAdvancedParser(VenueParser):
         self._unread = 0
         self._gaps: list[tuple[Channel, str]] = []
         self._lost: set[str] = set()
-        #: Broken, and not whole again.
-        self.broken: set[str] = set()
 
     def parse(self, frame: str | bytes, rts: int) -> list[Tick]:
         """See `VenueParser.parse`."""
@@ -147,7 +145,6 @@ class CoinbaseAdvancedParser(VenueParser):
         for product in sorted(self._books):
             self._break(product)
         self._lost.clear()
-        self.broken.clear()
         self._seen.clear()
         self._last, self._unread = None, 0
 
@@ -156,7 +153,6 @@ class CoinbaseAdvancedParser(VenueParser):
         product = symbol.removeprefix(f"{self._venue}:")
         self._break(product)
         self._lost.discard(product)
-        self.broken.discard(product)
 
     def take_gaps(self) -> list[tuple[Channel, str]]:
         """See `VenueParser.take_gaps`."""
@@ -167,6 +163,10 @@ class CoinbaseAdvancedParser(VenueParser):
         """Return the products whose book has to be asked for again, and forget them."""
         lost, self._lost = self._lost, set()
         return lost
+
+    def is_live(self, symbol: str) -> bool:
+        """See `feeds.book_feed.BookParser.is_live`."""
+        return symbol.removeprefix(f"{self._venue}:") in self._books
 
     def _is_next(self, sequence: int | None) -> bool:
         """Take the number of a frame; return whether it is news. A hole breaks everything."""
@@ -218,7 +218,6 @@ class CoinbaseAdvancedParser(VenueParser):
             )
             self._books.add(event.product_id)
             self._lost.discard(event.product_id)
-            self.broken.discard(event.product_id)
             return book
         book = Book(
             sym=symbol,
@@ -279,7 +278,6 @@ class CoinbaseAdvancedParser(VenueParser):
 
     def _break(self, product: str) -> None:
         self._lost.add(product)
-        self.broken.add(product)
         if product in self._books:
             self._books.discard(product)
             self._gaps.append(("book", self._symbol(product)))

@@ -4,7 +4,7 @@ Source: see `feeds.gemini_frames`. A subscription begins with the whole book; a 
 anew on the same connection. The venue sends a heartbeat every 5 s (recorded in 2021).
 
 Without the venue itself it can't be checked that it answers a second subscription on the same connection with
-a whole book (if it doesn't within 30 s, the connection is given up, and the next one begins with one), whether a
+a whole book (where it doesn't the connection is given up, and the next one begins with one), whether a
 level 2 frame ever has a ``socket_sequence``, and which words its errors have.
 """
 
@@ -15,19 +15,17 @@ from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
-import trio
 from pydantic import field_validator
 
-from feeds.asking import Asking
-from feeds.base import FeedContext, VenueSocket
+from feeds.book_feed import BookFeed
 from feeds.frames import canonical
 from feeds.gemini_frames import GeminiParser, native_of
-from feeds.venue import VenueFeed, VenueOptions, VenueParser, Verb
+from feeds.venue import VenueOptions, Verb
 
 _PAIR = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{3,5}(-PERP)?")
 
 
-class Gemini(VenueFeed):
+class Gemini(BookFeed):
     """Gemini, live."""
 
     venue = "GEMINI"
@@ -54,7 +52,6 @@ class Gemini(VenueFeed):
         super().__init__(options)
         self._names = {native_of(symbol): symbol for symbol in options.symbols}
         self.symbols = [canonical(self.venue, symbol) for symbol in options.symbols]
-        self._asking = Asking()
 
     def symbol_frames(self, verb: Verb, names: Sequence[str]) -> list[str]:
         """See `VenueFeed.symbol_frames`."""
@@ -64,24 +61,18 @@ class Gemini(VenueFeed):
         """See `VenueFeed.new_parser`."""
         return GeminiParser(self.venue, self._names, self.options.channels)
 
-    async def connection(self, ctx: FeedContext) -> None:
-        """See `VenueFeed.connection`."""
-        self._asking = Asking()
-        await super().connection(ctx)
+    @property
+    def has_books(self) -> bool:
+        """See `BookFeed.has_books`: quotes come of them, too."""
+        return set(self.options.channels) != {"trade"}
 
-    async def after_frame(self, socket: VenueSocket, parser: VenueParser) -> None:
-        """Ask for books that broke: a new subscription begins with a whole one."""
-        assert isinstance(parser, GeminiParser)
-        if set(self.options.channels) == {"trade"}:
-            return
-        now = trio.current_time()
-        for native in sorted(parser.take_lost().intersection(self._names)):
-            if canonical(self.venue, self._names[native]) not in self.subscribed:
-                continue
-            self._asking.ask(native, now)
-            for verb in ("unsubscribe", "subscribe"):
-                await socket.send(_request(verb, [native]))
-        self._asking.check(parser.broken, now)
+    def ask_frames(self, names: Sequence[str]) -> list[str]:
+        """See `BookFeed.ask_frames`: a new subscription begins with a whole one."""
+        return [_request(verb, [native_of(each)]) for each in names for verb in ("unsubscribe", "subscribe")]
+
+    def symbols_of(self, natives: set[str]) -> set[str]:
+        """See `BookFeed.symbols_of`."""
+        return {canonical(self.venue, self._names[each]) for each in natives if each in self._names}
 
 
 def _request(verb: str, natives: list[str]) -> str:

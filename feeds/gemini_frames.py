@@ -156,8 +156,6 @@ class GeminiParser(VenueParser):
         self._sequence: int | None = None
         self._gaps: list[tuple[Channel, str]] = []
         self._lost: set[str] = set()
-        #: Broken, and not whole again.
-        self.broken: set[str] = set()
 
     def parse(self, frame: str | bytes, rts: int) -> list[Tick]:
         """See `VenueParser.parse`."""
@@ -185,7 +183,6 @@ class GeminiParser(VenueParser):
         for native in sorted(self._tops):
             self._break(native)
         self._lost.clear()
-        self.broken.clear()
         self._sequence = None
 
     def forget(self, symbol: str) -> None:
@@ -193,7 +190,6 @@ class GeminiParser(VenueParser):
         for native in [each for each in self._subscribed.union(self._tops) if self._symbol(each) == symbol]:
             self._break(native)
             self._lost.discard(native)
-            self.broken.discard(native)
 
     def take_gaps(self) -> list[tuple[Channel, str]]:
         """See `VenueParser.take_gaps`."""
@@ -204,6 +200,10 @@ class GeminiParser(VenueParser):
         """Return the venue's symbols whose book has to be asked for again, and forget them."""
         lost, self._lost = self._lost, set()
         return lost
+
+    def is_live(self, symbol: str) -> bool:
+        """See `feeds.book_feed.BookParser.is_live`."""
+        return native_of(symbol.partition(":")[2]) in self._tops
 
     def _dispatch(self, message: _Frame, frame: str | bytes, rts: int) -> list[Tick]:
         if message.result == "error" or message.kind == "error":
@@ -235,7 +235,6 @@ class GeminiParser(VenueParser):
             missed = self._missed(native, trades, rts)
             self._tops[native] = BookTop()
             self._lost.discard(native)
-            self.broken.discard(native)
             return [*missed, *self._served(native, book)]
         book = Book(
             sym=symbol,
@@ -323,7 +322,6 @@ class GeminiParser(VenueParser):
 
     def _break(self, native: str) -> None:
         self._lost.add(native)
-        self.broken.add(native)
         if self._tops.pop(native, None) is not None:
             symbol = self._symbol(native)
             channels: tuple[VenueChannel, ...] = ("quote", "book")

@@ -17,32 +17,29 @@ levels, which the checksum doesn't cover, is never lost.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 import trio
 from pydantic import field_validator
 
-from broker.core.errors import FeedError
+from broker.core.ticks import Channel
+from feeds.asking import Pauses
 from feeds.base import FeedContext, VenueSocket
+from feeds.book_feed import BookFeed
 from feeds.kraken_names import Api, symbol_of, venue_pair
 from feeds.kraken_parser import KrakenParser
 from feeds.kraken_v1_frames import KrakenV1Parser
 from feeds.kraken_v2_frames import KrakenV2Parser
-from feeds.venue import VenueFeed, VenueOptions, VenueParser, Verb
+from feeds.venue import VenueOptions, VenueParser, Verb
 
 _URLS: dict[Api, str] = {"v1": "wss://ws.kraken.com", "v2": "wss://ws.kraken.com/v2"}
 _PAIRS_PER_REQUEST = 200
 _PING_S = 30.0
-#: How often one book is asked for again within a connection, and how long it may take to come, before the connection
-#: itself is given up.
-_ASK_AGAIN = 3
-_SNAPSHOT_S = 30.0
 
 
-class Kraken(VenueFeed):
+class Kraken(BookFeed):
     """Kraken, live."""
 
     venue = "KRAKEN"
@@ -75,9 +72,9 @@ class Kraken(VenueFeed):
         #: Our symbol to the venue's pair.
         self._pairs = {symbol_of(self.venue, pair): pair for pair in pairs}
         self.symbols = list(self._pairs)
-        self._asked_again: Counter[str] = Counter()
-        #: Books that are to come, and by when.
-        self._awaited: dict[str, float] = {}
+        #: Subscriptions that the venue has ended.
+        self._ended: set[tuple[Channel, str]] = set()
+        self._pauses = Pauses()
         self._ping_at = 0.0
 
     def stream_url(self) -> str:
@@ -95,57 +92,49 @@ class Kraken(VenueFeed):
             return KrakenV1Parser(self.venue, self._pairs)
         return KrakenV2Parser(self.venue, self._pairs, self.options.depth)
 
+    def ask_frames(self, names: Sequence[str]) -> list[str]:
+        """See `BookFeed.ask_frames`: a new subscription begins with a snapshot."""
+        pairs = [venue_pair(name, self.options.api) for name in names]
+        return [
+            frame for verb in ("unsubscribe", "subscribe") for frame in self._requests(verb, "book", pairs)
+        ]
+
+    def symbols_of(self, natives: set[str]) -> set[str]:
+        """See `BookFeed.symbols_of`: they are canonical already."""
+        return natives.intersection(self.symbols)
+
     async def connection(self, ctx: FeedContext) -> None:
         """See `VenueFeed.connection`."""
-        self._asked_again.clear()
-        self._awaited.clear()
+        self._ended.clear()
         self._ping_at = trio.current_time() + _PING_S
         await super().connection(ctx)
 
-    def will_come(self, symbols: Sequence[str]) -> None:
-        """See `VenueFeed.will_come`."""
-        if "book" in self.options.channels:
-            self._await(symbols)
-
     async def after_frame(self, socket: VenueSocket, parser: VenueParser) -> None:
-        """Ask for books that broke, give up on those that don't come, and send a ping when it is time.
+        """Ask for what broke or has ended, and send a ping when it is time.
 
         The venue's heartbeats, one a second where there is nothing else, make this come round often enough.
         """
         assert isinstance(parser, KrakenParser)
-        if "book" in self.options.channels:
-            await self._ask_again(socket, parser)
-            self._look_for_awaited(parser)
+        await super().after_frame(socket, parser)
+        self._ended |= parser.take_ended()
+        if self._ended:
+            await self._begin_ended(socket)
         if trio.current_time() >= self._ping_at:
             self._ping_at = trio.current_time() + _PING_S
             await socket.send('{"event":"ping"}' if self.options.api == "v1" else '{"method":"ping"}')
 
-    async def _ask_again(self, socket: VenueSocket, parser: KrakenParser) -> None:
-        lost = [symbol for symbol in sorted(parser.take_lost()) if symbol in self.subscribed]
-        for symbol in lost:
-            self._asked_again[symbol] += 1
-            if self._asked_again[symbol] > _ASK_AGAIN:
-                raise FeedError(f"the book of {symbol} can't be kept, however often it is asked for")
-        self._await(lost)
-        pairs = [self._pairs[symbol] for symbol in lost]
-        for method in ("unsubscribe", "subscribe"):
-            for frame in self._requests(method, "book", pairs):
-                await socket.send(frame)
-
-    def _await(self, symbols: Iterable[str]) -> None:
-        self._awaited.update(dict.fromkeys(symbols, trio.current_time() + _SNAPSHOT_S))
-
-    def _look_for_awaited(self, parser: KrakenParser) -> None:
-        if not self._awaited:
-            return
-        self._awaited = {
-            each: by
-            for each, by in self._awaited.items()
-            if not parser.is_live(each) and each in self.subscribed
-        }
-        late = [symbol for symbol, by in self._awaited.items() if by < trio.current_time()]
-        if late:
-            raise FeedError(f"the venue sent no book of {late[0]} within {_SNAPSHOT_S:g} s")
+    async def _begin_ended(self, socket: VenueSocket) -> None:
+        """Subscribe again to the quotes and trades whose subscription the venue has ended, unless we did."""
+        now = trio.current_time()
+        for channel, symbol in sorted(self._ended):
+            name = f"{channel} of {symbol}"
+            if symbol in self.subscribed and now < self._pauses.until(name, now):
+                continue
+            self._ended.discard((channel, symbol))
+            if symbol in self.subscribed:
+                self._pauses.note(name, now)
+                for frame in self._requests("subscribe", channel, [self._pairs[symbol]]):
+                    await socket.send(frame)
 
     def _requests(self, method: str, channel: str, pairs: list[str]) -> list[str]:
         """Return the frames that begin or end a subscription to some pairs."""

@@ -62,6 +62,7 @@ class KrakenParser(VenueParser):
         }
         self._books: dict[str, KrakenBook] = {}
         self._lost: set[str] = set()
+        self._ended_since: set[tuple[Channel, str]] = set()
         self._gaps: list[tuple[Channel, str]] = []
 
     def parse(self, frame: str | bytes, rts: int) -> list[Tick]:
@@ -85,6 +86,7 @@ class KrakenParser(VenueParser):
         for symbol in sorted(self._books):
             self._break(symbol)
         self._lost.clear()
+        self._ended_since.clear()
 
     def forget(self, symbol: str) -> None:
         """See `VenueParser.forget`."""
@@ -100,6 +102,11 @@ class KrakenParser(VenueParser):
         """Return the symbols whose book has to be asked for again, and forget them."""
         lost, self._lost = self._lost, set()
         return lost
+
+    def take_ended(self) -> set[tuple[Channel, str]]:
+        """Return the subscriptions to quotes and trades that the venue says have ended, and forget them."""
+        ended, self._ended_since = self._ended_since, set()
+        return ended
 
     def is_live(self, symbol: str) -> bool:
         """Tell whether the book of a symbol is whole and served."""

@@ -26,17 +26,18 @@ import msgspec
 from msgspec import Meta, Raw, Struct, field
 
 from broker.core.errors import FrameError
-from broker.core.ticks import Level, Quote, Tick, Trade
+from broker.core.ticks import Channel, Level, Quote, Tick, Trade
 from feeds.frames import check_decimals, checked_ns, decode, one_side
 from feeds.kraken_book import depth_of_snapshot
 from feeds.kraken_parser import KrakenParser, book_ticks, refusal
-from feeds.venue import VenueRefused
 
 #: As many trades as a subscription begins with.
 _TRADES_AT_FIRST = 50
 _SECONDS = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,9}))?")
 _BOOK = re.compile(r"book(?:-([1-9][0-9]{0,4}))?")
 _END = re.compile(r'"([a-z]+)(?:-\d+)?"\s*,\s*"([A-Za-z0-9.]+)\\?/([A-Za-z0-9.]+)"\s*\]\s*\Z')
+#: The channels, other than books, that are subscribed to.
+_OURS: dict[str, Channel] = {"spread": "quote", "trade": "trade"}
 _OTHER_CHANNELS = ("ticker", "trade", "spread", "ohlc")
 _BEGINNING = re.compile(r"\[\s*(\d{1,15})\s*,")
 
@@ -121,6 +122,11 @@ class KrakenV1Parser(KrakenParser):
         self._numbers.clear()
         self._has_trades.clear()
 
+    def forget(self, symbol: str) -> None:
+        """See `VenueParser.forget`."""
+        super().forget(symbol)
+        self._has_trades.discard(symbol)
+
     def _ticks(self, frame: str | bytes, rts: int) -> list[Tick]:
         if frame.lstrip()[:1] not in ("[", b"["):
             return self._event(decode(_EVENT, frame))
@@ -162,15 +168,16 @@ class KrakenV1Parser(KrakenParser):
 
     def _ended(self, channel: str, pair: str | None) -> None:
         """Note that a subscription has ended; the venue may end it unasked, and then it is begun again."""
-        if not channel.startswith("book"):
-            if self._symbols is None:
-                # A recorder ends its subscriptions as it likes.
-                return
-            text = f"the venue ended the subscription to {channel[:20]} of {(pair or '')[:40]}"
-            raise VenueRefused(text, permanent=False)
         for symbol in self._known([pair or ""]):
-            if self.is_live(symbol):
-                self._break(symbol)
+            if channel.startswith("book"):
+                if self.is_live(symbol):
+                    self._break(symbol)
+            elif channel in _OURS and self._symbols is not None:
+                # A recorder, of which the symbols aren't known, ends its subscriptions as it likes.
+                self._ended_since.add((_OURS[channel], symbol))
+                if channel == "trade" and symbol in self._has_trades:
+                    self._has_trades.discard(symbol)
+                    self._gaps.append(("trade", symbol))
 
     def _quote(self, pair: str, ticker: _Ticker, rts: int) -> list[Tick]:
         symbol = self._symbol(pair)

@@ -10,6 +10,7 @@ import trio
 
 from broker.core.errors import FeedError
 from broker.core.ticks import Tick
+from feeds.asking import Pauses
 from feeds.base import FeedContext
 from feeds.venue import VenueParser, hand_over
 
@@ -34,7 +35,8 @@ class SnapshotParser(VenueParser, Protocol):
 class RestSnapshots:
     """Fetches snapshots for one connection: each symbol once at a time, a few symbols at once.
 
-    What fails, or is too old, is asked for again after 1 s, and each further time after twice as long, up to 30 s.
+    What fails, or is too old, is asked for again after 1 s, and each further time after twice as long, up to 30 s; so
+    is the snapshot of a book that breaks again and again, up to 60 s.
     While the venue asks to be left alone nothing is fetched at all. The first failure of a connection is logged, and
     the first after each success.
     """
@@ -74,6 +76,7 @@ class RestSnapshots:
         self._not_before = 0.0
         self._is_failing = False
         self._is_over = False
+        self._pauses = Pauses()
 
     def stop(self) -> None:
         """Publish nothing more: the connection that the snapshots are for has ended."""
@@ -104,10 +107,12 @@ class RestSnapshots:
             await trio.sleep(self._pace_s)
 
     async def _fetch(self, native: str, parser: SnapshotParser) -> None:
+        await trio.sleep_until(self._pauses.until(native, trio.current_time()))
         retry_s = _RETRY_S
         while parser.wants_snapshot(native):
             async with self._limit:
                 await trio.sleep_until(self._not_before)
+                self._pauses.note(native, trio.current_time())
                 await self._fetch_once(native, parser)
                 await trio.sleep(self._pace_s)
             if native in self._refused:

@@ -290,17 +290,6 @@ async def test_feed_asks_for_a_broken_book_again_on_the_same_connection() -> Non
     assert len(ctx.refusals) == 1
 
 
-async def test_book_that_never_becomes_readable_ends_the_connection() -> None:
-    async def script(socket: WebSocketConnection, path: str) -> None:
-        while True:
-            await socket.get_message()
-            await socket.send_message('{"type":"snapshot","product_id":"BTC-USD","bids":7}')
-
-    async with scripted_venue(script) as url:
-        with trio.fail_after(60), pytest.raises(FeedError, match="book of BTC-USD can't be read"):
-            await coinbase(url).run(FakeContext())
-
-
 async def test_refusal_of_the_venue_ends_the_feed_with_its_text() -> None:
     async def script(socket: WebSocketConnection, path: str) -> None:
         await socket.get_message()

@@ -375,20 +375,6 @@ async def test_hole_makes_the_feed_ask_for_all_books_again_on_the_same_connectio
     assert kinds(ctx.story) == ["snapshot", "snapshot", *gaps, "snapshot", "snapshot"]
 
 
-async def test_book_that_never_becomes_readable_ends_the_connection() -> None:
-    async def script(socket: WebSocketConnection, path: str) -> None:
-        await socket.get_message()
-        while True:
-            await socket.get_message()
-            await socket.send_message(
-                '{"channel":"l2_data","events":[{"type":"snapshot","product_id":"BTC-USD"}]}'
-            )
-
-    async with scripted_venue(script) as url:
-        with trio.fail_after(60), pytest.raises(FeedError, match="book of BTC-USD can't be read"):
-            await advanced(url, channels=("book",)).run(FakeContext())
-
-
 async def test_refusal_of_the_venue_ends_the_feed_with_its_text() -> None:
     async def script(socket: WebSocketConnection, path: str) -> None:
         await socket.get_message()

@@ -208,23 +208,6 @@ async def test_torn_change_is_a_gap_and_the_book_is_asked_for_again(venue: Venue
     assert story(ctx) == ["book", ("gap", "book", SYM), "book"]
 
 
-async def test_book_that_fails_again_and_again_ends_the_connection(venue: Venue) -> None:
-    async def script(socket: WebSocketConnection, path: str) -> None:
-        await venue.hear(socket)
-        while True:
-            await socket.send_message(venue.snapshot)
-            await socket.send_message(venue.update(is_corrupt=True))
-            await venue.hear(socket, 2)
-
-    ctx = FakeContext()
-    async with scripted_venue(script) as url:
-        with trio.fail_after(60), pytest.raises(FeedError, match=f"book of {SYM} can't be kept") as caught:
-            await kraken(url, api=venue.api, channels=("book",)).run(ctx)
-    assert not isinstance(caught.value, FeedPermanentError)
-    assert len(venue.requests) == 1 + 3 * 2
-    assert story(ctx) == ["book", ("gap", "book", SYM)] * 4
-
-
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
@@ -316,25 +299,6 @@ async def test_book_that_has_come_may_be_quiet_for_ever(autojump_clock: MockCloc
     assert scope.cancelled_caught
 
 
-async def test_book_that_does_not_come_again_ends_the_connection(autojump_clock: MockClock) -> None:
-    corrupt = Venue("v2").update(is_corrupt=True)
-    ctx, socket = FakeContext(), QuietSocket('{"channel":"heartbeat"}', V2_SNAPSHOT, corrupt)
-    ctx.connect_ws = lambda url, **_: socket  # type: ignore[method-assign, assignment, misc]
-    start = trio.current_time()
-    with pytest.raises(FeedError, match=f"no book of {SYM} within 30 s"):
-        await kraken().run(ctx)
-    assert trio.current_time() - start == pytest.approx(33)
-
-
-async def test_book_that_does_not_come_ends_the_connection(autojump_clock: MockClock) -> None:
-    ctx, socket = FakeContext(), QuietSocket('{"channel":"heartbeat"}')
-    ctx.connect_ws = lambda url, **_: socket  # type: ignore[method-assign, assignment, misc]
-    start = trio.current_time()
-    with pytest.raises(FeedError, match=f"no book of {SYM} within 30 s"):
-        await kraken().run(ctx)
-    assert trio.current_time() - start == pytest.approx(31)
-
-
 async def test_recorded_frames_come_through_a_real_connection_to_the_same_books() -> None:
     names = ("KRAKEN.ws.48.0.gz", "KRAKEN.ws.49.0.gz", "KRAKEN.ws.50.0.gz")
     paths = [recording(f"kraken-v1-2021-04-17/{name}") for name in names]
@@ -364,3 +328,21 @@ async def test_recorded_frames_come_through_a_real_connection_to_the_same_books(
     assert {symbol_of("KRAKEN", pair) for pair in last} == set(books) == set(feed.symbols)
     for pair, frame in last.items():
         assert f'"c":"{checksum(*books[symbol_of("KRAKEN", pair)].levels())}"' in frame
+
+
+async def test_subscription_that_the_venue_ends_is_begun_again_with_growing_pauses(
+    autojump_clock: MockClock,
+) -> None:
+    ended = json.dumps(
+        {"event": "subscriptionStatus", "status": "unsubscribed", "channelName": "trade", "pair": "XBT/USD"}
+    )
+    ctx, socket = FakeContext(), QuietSocket('{"event":"heartbeat"}', *[ended] * 8)
+    ctx.connect_ws = lambda url, **_: socket  # type: ignore[method-assign, assignment, misc]
+    start = trio.current_time()
+    with trio.move_on_after(29):
+        await kraken(api="v1", channels=("trade",)).run(ctx)
+    again = {"event": "subscribe", "pair": ["XBT/USD"], "subscription": {"name": "trade"}}
+    assert [(at - start, json.loads(sent)) for at, sent in socket.sent[1:]] == [
+        (at, again) for at in (1, 2, 4, 8)
+    ]
+    assert ctx.refusals == []

@@ -246,10 +246,14 @@ def test_book_that_the_venue_ends_unasked_is_lost() -> None:
     assert parser.take_lost() == set()
 
 
-def test_trades_that_the_venue_ends_unasked_end_the_connection() -> None:
-    with pytest.raises(VenueRefused, match="ended the subscription to trade of XBT/USD") as caught:
-        live().parse(status(status="unsubscribed", channelName="trade"), RTS)
-    assert not caught.value.permanent
+def test_trades_that_the_venue_ends_unasked_are_a_gap_and_told_to_have_ended() -> None:
+    parser = live()
+    ended = status(status="unsubscribed", channelName="trade")
+    parser.parse(ended, RTS)
+    assert (parser.take_ended(), parser.take_gaps()) == ({("trade", SYM)}, [])
+    parser.parse('[2,[["10.5","1.0","1600000000.5","b","l",""]],"trade","XBT/USD"]', RTS)
+    parser.parse(ended, RTS)
+    assert (parser.take_ended(), parser.take_gaps()) == ({("trade", SYM)}, [("trade", SYM)])
 
 
 def test_frame_of_a_pair_that_nobody_subscribed_to_is_refused() -> None:
