@@ -8,13 +8,13 @@ the venue's snapshots.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeGuard
 
 import msgspec
 import trio
-from pydantic import field_validator
+from pydantic import create_model, field_validator
 
 from broker.core.errors import FeedError, FrameError
 from broker.core.tick_lines import odd_values
@@ -32,7 +32,7 @@ from feeds.mistakes import (
     wrong_tick,
     wrong_value,
 )
-from feeds.venue import VenueFeed, VenueOptions, VenueParser
+from feeds.venue import VenueFeed, VenueOptions, VenueParser, Verb
 
 #: What is sent: text as it is, or an object that becomes JSON. ``{symbol}`` in it: once for each symbol, with the
 #: venue's name in its place. A text that is ``{symbols}`` and nothing else becomes the list of all.
@@ -60,12 +60,17 @@ def read_json(frame: str | bytes) -> Any:
 
 
 class ParseFeed(VenueFeed):
-    """A venue over one WebSocket, said by three attributes and one function.
+    """A venue over one WebSocket, said by a few attributes and one function.
 
     Attributes:
         url: of the WebSocket; the option ``url`` replaces it.
         subscribe: what to send once connected, in order; by channel, if that is a table: then only what is
-            configured is asked for.
+            configured is asked for. On demand, and without symbols that the venue refused, what has no ``{symbol}``
+            or ``{symbols}`` in it is sent first, and the rest for the symbols that it is about.
+        unsubscribe: what ends the subscriptions to some symbols, said in the same way, each with ``{symbol}`` or
+            ``{symbols}`` in it. With it the adapter has the option ``on_demand``: it subscribes to what somebody wants
+            (`FeedContext.wanted`), unsubscribes from what nobody has wanted for ``linger_s``, and connects only while
+            there is something. A book that was unsubscribed from is served again from its next snapshot on.
         keepalive: what the venue has to be sent every `keepalive_s` seconds, or it ends the connection; pings of
             WebSocket itself are answered anyway. ``None``: nothing.
         keepalive_s: see above.
@@ -76,19 +81,33 @@ class ParseFeed(VenueFeed):
 
         #: The adapter's own, if it is empty.
         url: str = ""
+        #: Whether the adapter can begin and end subscriptions to single symbols.
+        can_be_on_demand: ClassVar[bool] = False
 
         @field_validator("on_demand")
         @classmethod
-        def _has_all(cls, on_demand: bool) -> bool:
-            if on_demand:
-                raise ValueError("this adapter always subscribes to all of its symbols")
+        def _has_single(cls, on_demand: bool) -> bool:
+            if on_demand and not cls.can_be_on_demand:
+                raise ValueError(
+                    "this adapter always subscribes to all of its symbols: it needs `subscribe` and `unsubscribe` "
+                    f"with {ONE} or {ALL} in them"
+                )
             return on_demand
 
     venue: str
     url: ClassVar[str]
     subscribe: ClassVar[Frames | Mapping[Channel, Frames]] = ()
+    unsubscribe: ClassVar[Frames | Mapping[Channel, Frames]] = ()
     keepalive: ClassVar[Frame | None] = None
     keepalive_s: ClassVar[float] = 20.0
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        # The options have to know, as they refuse what the adapter can't do.
+        can_be = all(any(map(_has_symbol, _all_of(each))) for each in (cls.subscribe, cls.unsubscribe))
+        if can_be != cls.Options.can_be_on_demand:
+            cls.Options = create_model(cls.Options.__name__, __base__=cls.Options, __module__=cls.__module__)  # type: ignore[misc]
+            cls.Options.can_be_on_demand = can_be
 
     def __init__(self, options: Options) -> None:
         """Raises ValueError where the adapter, or a symbol in its options, can't be right."""
@@ -114,7 +133,8 @@ class ParseFeed(VenueFeed):
         """Return the ticks of one frame, none for what is no news. Pure.
 
         Whatever it raises refuses the frame: ``msg["price"]`` needs no look at whether it is there. So does a tick
-        that is not as `broker.core.ticks` says.
+        that is not as `broker.core.ticks` says. Where the venue refuses something, raise `feeds.venue.VenueRefused`:
+        with ``symbols``, if it says which; then the feed goes on without these.
 
         Args:
             rts: when it was received, in nanoseconds of Unix time; for the ticks' ``rts``, and for their ``ts``
@@ -148,13 +168,20 @@ class ParseFeed(VenueFeed):
         return self.options.url or self.url
 
     def subscribe_frames(self) -> list[str]:
-        """See `VenueFeed.subscribe_frames`."""
-        frames = self.subscribe
-        if isinstance(frames, Mapping) and set(frames) <= {"quote", "trade", "book"}:
-            return [
-                text for ch in self.options.channels if ch in frames for text in self._filled_in(frames[ch])
-            ]
-        return list(self._filled_in(frames))  # type: ignore[arg-type]  # a frame, or several
+        """See `VenueFeed.subscribe_frames`: as they stand in the table."""
+        return [
+            text for each in self._configured(self.subscribe) for text in _filled_in(each, self._canonical)
+        ]
+
+    def opening_frames(self) -> list[str]:
+        """See `VenueFeed.opening_frames`."""
+        return [_text(each) for each in self._configured(self.subscribe) if not _has_symbol(each)]
+
+    def symbol_frames(self, verb: Verb, names: Sequence[str]) -> list[str]:
+        """See `VenueFeed.symbol_frames`."""
+        frames = self._configured(self.subscribe if verb == "subscribe" else self.unsubscribe)
+        natives = [self.venue_name(name) for name in names]
+        return [text for each in frames if _has_symbol(each) for text in _filled_in(each, natives)]
 
     def new_parser(self) -> VenueParser:
         """See `VenueFeed.new_parser`."""
@@ -176,19 +203,46 @@ class ParseFeed(VenueFeed):
             with trio.move_on_at(self._keepalive_at):
                 return await super()._receive(socket, heard_at)
             self._keepalive_at = trio.current_time() + self.keepalive_s
-            for frame in self._filled_in(self.keepalive or ()):
-                await socket.send(frame)
+            for text in _filled_in(self.keepalive or "", self._canonical):
+                await socket.send(text)
 
-    def _filled_in(self, frames: Frames) -> Iterator[str]:
-        for frame in [frames] if isinstance(frames, str | Mapping) else frames:
-            text = frame if isinstance(frame, str) else msgspec.json.encode(frame).decode()
-            names = list(self._canonical)
-            text = text.replace(f'"{ALL}"', msgspec.json.encode(names).decode())
-            if ONE in text:
-                # As it stands within quotes; a name has nothing that would need a backslash.
-                yield from (text.replace(ONE, name) for name in names)
-            else:
-                yield text
+    def _configured(self, frames: Frames | Mapping[Channel, Frames]) -> list[Frame]:
+        """Return the frames of the configured channels, in their order."""
+        if _is_table(frames):
+            return [each for ch in self.options.channels if ch in frames for each in _list_of(frames[ch])]
+        return _all_of(frames)
+
+
+def _is_table(frames: Frames | Mapping[Channel, Frames]) -> TypeGuard[Mapping[Channel, Frames]]:
+    return isinstance(frames, Mapping) and set(frames) <= {"quote", "trade", "book"}
+
+
+def _all_of(frames: Frames | Mapping[Channel, Frames]) -> list[Frame]:
+    """Return the frames of all channels."""
+    if _is_table(frames):
+        return [each for of_channel in frames.values() for each in _list_of(of_channel)]
+    return _list_of(frames)  # type: ignore[arg-type]  # no table, so a frame or several
+
+
+def _list_of(frames: Frames) -> list[Frame]:
+    return [frames] if isinstance(frames, str | Mapping) else list(frames)
+
+
+def _text(frame: Frame) -> str:
+    return frame if isinstance(frame, str) else msgspec.json.encode(frame).decode()
+
+
+def _has_symbol(frame: Frame) -> bool:
+    text = _text(frame)
+    return ONE in text or f'"{ALL}"' in text
+
+
+def _filled_in(frame: Frame, natives: Iterable[str]) -> list[str]:
+    """Return one frame with the venue's names in it: several, if it is one for each symbol."""
+    names = list(natives)
+    text = _text(frame).replace(f'"{ALL}"', msgspec.json.encode(names).decode())
+    # As it stands within quotes; a name has nothing that would need a backslash.
+    return [text.replace(ONE, name) for name in names] if ONE in text else [text]
 
 
 class _Parser(VenueParser):
@@ -203,6 +257,8 @@ class _Parser(VenueParser):
         self._feed = feed
         self._channels = _ALWAYS.union(feed.options.channels)
         self._books: set[str] = set()
+        #: Books that were unsubscribed from: changes may still be on their way.
+        self._left: set[str] = set()
         self._gaps: list[tuple[Channel, str]] = []
 
     def parse(self, frame: str | bytes, rts: int) -> list[Tick]:
@@ -213,6 +269,7 @@ class _Parser(VenueParser):
             ticks = [self._checked(tick) for tick in made]
             served = [tick for tick in ticks if tick.ch in self._channels]
             continued = [tick for tick in served if self._continues(tick)]
+            served = [tick for tick in served if tick.ch != "book" or tick.sym not in self._left]
         except FrameError as error:
             error.frame = error.frame or frame[:512]
             self._distrust(str(error))
@@ -234,6 +291,13 @@ class _Parser(VenueParser):
         """See `VenueParser.reset`."""
         self._gaps += [("book", sym) for sym in sorted(self._books)]
         self._books.clear()
+
+    def forget(self, symbol: str) -> None:
+        """See `VenueParser.forget`."""
+        self._left.add(symbol)
+        if symbol in self._books:
+            self._books.discard(symbol)
+            self._gaps.append(("book", symbol))
 
     def take_gaps(self) -> list[tuple[Channel, str]]:
         """See `VenueParser.take_gaps`."""
@@ -257,6 +321,7 @@ class _Parser(VenueParser):
             return True
         if tick.kind == "snapshot":
             self._books.add(tick.sym)
+            self._left.discard(tick.sym)
         return tick.sym in self._books
 
     def _distrust(self, why: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import trio
@@ -25,6 +25,8 @@ from feeds.venue import DEMAND_S, VenueFeed
 from tests.fakes import open_broker
 from tests.feeds.fakes import FakeContext
 from tests.feeds.test_parsing import Lab
+from tests.feeds.test_parsing import book as lab_book
+from tests.feeds.test_parsing import frame as lab_frame
 from tests.raw import websocket
 
 LINGER_S = 30.0
@@ -155,6 +157,27 @@ CASES = {
         names=("BTC-USDT", "ETH-USDT"),
     ),
 }
+
+
+class Hall(Lab):
+    """The laboratory, with a request that ends each subscription."""
+
+    subscribe: ClassVar[Any] = ["hello", {"op": "subscribe", "s": "{symbols}"}, "ticks of {symbol}"]
+    unsubscribe: ClassVar[Any] = [{"op": "unsubscribe", "s": "{symbols}"}, "no ticks of {symbol}"]
+
+
+def _hall(name: str) -> list[str]:
+    return [f'{{"op":"subscribe","s":["{name}"]}}', f"ticks of {name}"]
+
+
+CASES["parse"] = Case(
+    Hall,
+    ["hello"],
+    _hall("btcusd"),
+    _hall("ethusd"),
+    {"type": "hall"},
+    undo=lambda frame: frame.replace("subscribe", "unsubscribe", 1).replace("ticks of", "no ticks of"),
+)
 
 
 class Running:
@@ -309,6 +332,44 @@ async def test_connection_that_ends_is_told_in_gaps_before_it_is_closed(autojump
     assert gaps == [("gap", "book", "COINBASE:BTC-USD"), ("gap", "trade", "COINBASE:BTC-USD")]
     assert ctx.flushed[-1][1] == 2
     assert len(ctx.gaps) == 2, "told once"
+
+
+async def test_book_of_an_adapter_is_served_again_from_its_snapshot_only(autojump_clock: MockClock) -> None:
+    running = Running(CASES["parse"])
+    book, delta = (lab_frame(lab_book(kind)).decode() for kind in ("snapshot", "delta"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(running.run)
+        running.want(running.second)
+        running.want(running.first, ch="book")
+        await trio.sleep(1)
+        running.venue.say(book)
+        await trio.sleep(1)
+        running.leave(running.first, ch="book")
+        await trio.sleep(LINGER_S + 2 * DEMAND_S)
+        assert running.ctx.gaps == [("book", running.first)]
+        # A change that was under way is nothing to be counted.
+        running.venue.say(delta)
+        await trio.sleep(1)
+        running.want(running.first, ch="book")
+        await trio.sleep(2 * DEMAND_S)
+        for frame in (delta, book, delta):
+            running.venue.say(frame)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    kinds = [tick.kind for tick in running.ctx.ticks if isinstance(tick, Book)]
+    assert kinds == ["snapshot", "snapshot", "delta"]
+    assert running.ctx.refusals == []
+    assert len(running.venue.urls) == 1
+
+
+@pytest.mark.parametrize("ends", [(), "bye", ["bye", {"op": "end of all"}]])
+def test_adapter_that_can_not_end_single_subscriptions_can_not_be_on_demand(ends: Any) -> None:
+    class Half(Hall):
+        unsubscribe: ClassVar[Any] = ends
+
+    with pytest.raises(ValueError, match="needs `subscribe` and `unsubscribe`"):
+        Half.Options(type="half", symbols=("BTC-USD",), on_demand=True)
+    assert Hall.Options(type="hall", symbols=("BTC-USD",), on_demand=True).on_demand
 
 
 def test_adapter_that_has_one_request_for_everything_says_that_it_cannot_be_on_demand() -> None:
