@@ -32,7 +32,12 @@ def check(
         Path | None, Parameter("--frames", help="Golden frames; else frames.jsonl beside the adapter.")
     ] = None,
     recording: Annotated[
-        Path | None, Parameter("--recording", help="A recording of the venue, in place of golden frames.")
+        Path | None,
+        Parameter(
+            "--recording",
+            help="In place of golden frames: a file of tapecast record, whose options are taken, or another recording "
+            "of the venue.",
+        ),
     ] = None,
     golden: Annotated[
         Path | None,

@@ -19,22 +19,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from broker.core.ticks import CHANNELS, Channel
-from feeds.recordings import find_files, read_merged
-
-#: Of a recording, how many are played: enough to see everything, and few enough to be played fifty times.
-MOST_PLAYED = 400
-#: How many are looked at, to find those that are of the feed's symbols.
-_MOST_RECORDED = 40_000
 
 
 class GoldenError(Exception):
@@ -103,39 +95,6 @@ def read_golden(path: Path) -> Golden:
         wanted=tuple(reader.wanted),
         skips=reader.skips,
     )
-
-
-def read_recorded(path: Path, refusal_of: Callable[[str | bytes], str]) -> Golden:
-    """Take the first frames of a recording that a feed takes, and the bodies, in any format `feeds.recordings` knows.
-
-    Raises:
-        GoldenError: it isn't there, or has none.
-    """
-    files = find_files(str(path))
-    if not files:
-        raise GoldenError(f"{path}: there is no such recording")
-    frames: list[GoldenFrame] = []
-    refusals: list[str] = []
-    taken = 0
-    with read_merged(files) as records:
-        for record in islice((each for each in records if each.kind in ("frame", "body")), _MOST_RECORDED):
-            payload = _text(record.payload)
-            if record.kind == "body":
-                frames.append(GoldenFrame(payload, _page(record.url), is_body=True))
-            elif refusal := refusal_of(payload):
-                refusals.append(refusal)
-            else:
-                frames.append(GoldenFrame(payload))
-                taken += 1
-            if taken >= MOST_PLAYED:
-                break
-    left_out = f"{len(refusals)} were refused, as: {refusals[0]}" if refusals else ""
-    if not taken:
-        hint = (
-            "; are its symbols those of the recording? Name them with --option symbols=…" if left_out else ""
-        )
-        raise GoldenError(f"{path}: has no frames that the feed takes; {left_out or 'it is empty'}{hint}")
-    return Golden(f"{path}", tuple(frames), is_recorded=True, left_out=left_out)
 
 
 class _Reader:
@@ -208,15 +167,3 @@ def frames_beside(file: Path) -> Path | None:
 
 def _existing(*paths: Path) -> Iterator[Path]:
     return (path for path in paths if path.is_file())
-
-
-def _text(payload: bytes) -> str | bytes:
-    try:
-        return payload.decode()
-    except UnicodeDecodeError:
-        return payload
-
-
-def _page(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.path}?{parts.query}" if parts.query else parts.path

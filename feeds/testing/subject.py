@@ -16,7 +16,8 @@ from broker.core.requests import nearest
 from broker.core.ticks import CHANNELS, Channel
 from feeds.base import Feed, FeedOptions
 from feeds.plugins import BrokenFeed, PluginError, Source, class_missing, find_feed, known_feeds, make_feed
-from feeds.testing.golden import Golden, GoldenError, frames_beside, read_golden, read_recorded
+from feeds.testing.golden import Golden, GoldenError, frames_beside, read_golden
+from feeds.testing.recorded import read_recorded, recorded_options
 from feeds.testing.verdicts import one_line
 from feeds.venue import VenueFeed
 
@@ -136,12 +137,13 @@ class Subject:
 
     def _find_golden(self, feed: type[Feed]) -> Golden:
         path = self._frames or self._frames_of(feed)
-        if path is None:
-            return Golden()
         if self._recording is not None:
             # What the venue doesn't do is so in a recording, too; and its symbols may well be the same.
-            golden = read_golden(path)
-            return Golden(skips=golden.skips, options=golden.options)
+            golden = Golden() if path is None else read_golden(path)
+            options = recorded_options(self._recording, self.kind, feed) or golden.options
+            return Golden(skips=golden.skips, options=options)
+        if path is None:
+            return Golden()
         self.ticks_path = self.ticks_path or _ticks_beside(path)
         return read_golden(path)
 
