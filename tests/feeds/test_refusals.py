@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import MockClock
 
 from broker.core.errors import FeedPermanentError
 from broker.core.ticks import Status
+from broker.runtime.sessions import SessionTimes
 from feeds.binance import Binance
 from feeds.binance_usdm import BinanceUsdm
 from feeds.bitstamp import Bitstamp
 from feeds.refusals import AGAIN_S, Refusals, named
+from tests.fakes import open_broker
 from tests.feeds.venues import CASES, Case, Running
+from tests.raw import websocket
 
 
 @pytest.fixture(params=list(CASES.values()), ids=list(CASES))
@@ -116,6 +122,27 @@ async def test_refusal_that_names_nothing_of_ours_ends_no_connection_that_brings
         await running.run(60)
     assert running.venue.connections == 1
     assert [str(error) for error in running.ctx.refusals] == ["the venue says: Failed to subscribe: invalid"]
+
+
+async def test_subscribers_learn_through_the_whole_broker_which_symbol_is_refused(
+    autojump_clock: MockClock,
+) -> None:
+    running = Running(CASES["kraken_v2"], stale_after_s=1e4)
+    running.venue.missing = {running.case.natives[1]}
+    feed: Any = running.feed
+    patient = SessionTimes(ping_interval_s=1e6)
+    async with open_broker(feeds=[feed], times=patient, guard_s=1e4) as broker:
+        broker.runner._upstream = SimpleNamespace(  # type: ignore[assignment]
+            connect_ws=running.ctx.connect_ws, get_body=running.ctx.get
+        )
+        await trio.sleep(100)
+        async with websocket(broker.port) as ws:
+            await ws.ask("subscribe", id=1, ch="status", symbols=["KRAKEN:*"])
+            snapshot = await ws.receive_type("snapshot")
+        assert running.venue.connections == 1
+    states = {tick["sym"]: (tick["state"], tick["text"]) for tick in snapshot["data"]}
+    words = "the venue says: Currency pair not supported FOO/USD"
+    assert states == {running.first: ("live", ""), running.foo: ("halted", words), running.last: ("live", "")}
 
 
 @pytest.mark.parametrize("kind", [Binance, BinanceUsdm])
