@@ -32,13 +32,12 @@ from feeds.frames import (
     check_decimals,
     decode,
     delta_levels,
-    is_json,
-    is_part_of_object,
     one_side,
     snapshot_levels,
     text_to_ns,
 )
 from feeds.refusals import named
+from feeds.torn_frames import BookSigns
 from feeds.venue import VenueOptions, VenueParser, VenueRefused, Verb
 
 _AGGRESSOR: dict[str, Side] = {"buy": "sell", "sell": "buy"}
@@ -96,9 +95,12 @@ _MESSAGES: list[Any] = [
 ]
 _DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(reduce(operator.or_, _MESSAGES))
 
-_TYPE_IN_TEXT = re.compile(r'"type"\s*:\s*"(\w*)')
-_LEVELS_IN_TEXT = re.compile(r'"(?:changes|bids|asks)"')
-_PRODUCT_IN_TEXT = re.compile(r'"product_id"\s*:\s*"([A-Z0-9-]{1,60})"')
+_SIGNS = BookSigns(
+    kind=re.compile(r'"type"\s*:\s*"(\w*)'),
+    kinds=("l2update", "snapshot"),
+    mark=re.compile(r'"(?:changes|bids|asks)"'),
+    name=re.compile(r'"product_id"\s*:\s*"([A-Z0-9-]{1,60})"'),
+)
 
 
 class CoinbaseParser(VenueParser):
@@ -227,24 +229,9 @@ class CoinbaseParser(VenueParser):
         return book if message.changes and message.product_id in self._books else None
 
     def _distrust(self, frame: str | bytes) -> None:
-        """Stop serving the books of which this unreadable frame may have been an update.
-
-        A torn or garbled frame mostly still shows what it was. What shows no type but begins or ends like a
-        frame may have been for any book; what does neither was none.
-        """
-        text = frame if isinstance(frame, str) else frame.decode("utf-8", "replace")
-        kind = _TYPE_IN_TEXT.search(text)
-        if kind is None and not is_part_of_object(text):
-            return
-        is_book = kind is None or any(known.startswith(kind[1]) for known in ("l2update", "snapshot"))
-        if not is_book and not _LEVELS_IN_TEXT.search(text):
-            return
+        """Stop serving the books of which this unreadable frame may have been an update."""
         # One that hasn't come yet may have come in this frame.
-        known = self._books.union(self._products or ())
-        shown = set(_PRODUCT_IN_TEXT.findall(text)) if kind is not None else set()
-        # Where a frame is damaged, its product may be too.
-        is_sure = bool(shown) and (shown <= known or is_json(frame))
-        for product in sorted(shown if is_sure else known):
+        for product in _SIGNS.suspects(frame, self._books.union(self._products or ())):
             self._break(product)
 
     def _break(self, product: str) -> None:

@@ -30,12 +30,12 @@ from feeds.frames import (
     check_decimals,
     decode,
     delta_levels,
-    is_part_of_object,
     one_side,
     snapshot_levels,
     text_to_ns,
 )
 from feeds.refusals import named
+from feeds.torn_frames import BookSigns
 from feeds.venue import VenueParser, VenueRefused
 
 _AGGRESSOR: dict[str, Side] = {"BUY": "sell", "SELL": "buy"}
@@ -43,8 +43,13 @@ _AGGRESSOR: dict[str, Side] = {"BUY": "sell", "SELL": "buy"}
 _NO_NEWS = frozenset(
     ("heartbeats", "subscriptions", "candles", "status", "ticker_batch", "user", "futures_balance_summary")
 )
-_CHANNEL_IN_TEXT = re.compile(r'"channel"\s*:\s*"(\w*)')
-_PRODUCT_IN_TEXT = re.compile(r'"product_id"\s*:\s*"([A-Z0-9-]{1,60})"')
+_SIGNS = BookSigns(
+    kind=re.compile(r'"channel"\s*:\s*"(\w*)'),
+    kinds=("l2_data",),
+    mark=re.compile(r'"new_quantity"'),
+    name=re.compile(r'"product_id"\s*:\s*"([A-Z0-9-]{1,60})"'),
+    of_several=True,
+)
 
 _Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
@@ -132,7 +137,7 @@ class CoinbaseAdvancedParser(VenueParser):
         except FrameError as error:
             if not isinstance(error, VenueRefused):
                 self._unread += message is None
-                self._distrust(frame, is_torn=message is None)
+                self._distrust(frame)
             error.frame = frame[:512]
             raise
 
@@ -251,23 +256,9 @@ class CoinbaseAdvancedParser(VenueParser):
         self._seen.add(("quote", symbol))
         return Quote(sym=symbol, ts=at, rts=rts, bid=bid, bid_size=bid_size, ask=ask, ask_size=ask_size)
 
-    def _distrust(self, frame: str | bytes, *, is_torn: bool) -> None:
-        """Stop serving the books of which this unreadable frame may have been a change.
-
-        A torn or garbled frame mostly still shows what it was. What shows no channel but begins or ends like a
-        frame may have been for any book; what does neither was none.
-        """
-        text = frame if isinstance(frame, str) else frame.decode("utf-8", "replace")
-        channel = _CHANNEL_IN_TEXT.search(text)
-        if channel is None and not is_part_of_object(text):
-            return
-        if channel is not None and not "l2_data".startswith(channel[1]) and '"new_quantity"' not in text:
-            return
-        # One frame may be of several products: a torn one of more than it shows, and these may be damaged.
-        products = self._books.union(self._products or ())
-        if not is_torn:
-            products = set(_PRODUCT_IN_TEXT.findall(text)) or products
-        for product in sorted(products):
+    def _distrust(self, frame: str | bytes) -> None:
+        """Stop serving the books of which this unreadable frame may have been a change."""
+        for product in _SIGNS.suspects(frame, self._books.union(self._products or ())):
             self._break(product)
 
     def _tear(self) -> None:

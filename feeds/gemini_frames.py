@@ -32,11 +32,11 @@ from feeds.frames import (
     decode,
     delta_levels,
     epoch_to_ns,
-    is_part_of_object,
     snapshot_levels,
 )
 from feeds.pairs import PairNames, split_pair
 from feeds.refusals import named
+from feeds.torn_frames import BookSigns
 from feeds.venue import VenueChannel, VenueParser, VenueRefused
 
 #: What symbols end with, the longer ones first.
@@ -50,8 +50,12 @@ _PERPETUAL = "PERP"
 ALL_CHANNELS: tuple[VenueChannel, ...] = ("quote", "trade", "book")
 
 _NATIVE = re.compile(r"[A-Z0-9]{2,40}")
-_TYPE_IN_TEXT = re.compile(r'"type"\s*:\s*"(\w*)')
-_SYMBOL_IN_TEXT = re.compile(r'"symbol"\s*:\s*"([A-Z0-9]{2,40})"')
+_SIGNS = BookSigns(
+    kind=re.compile(r'"type"\s*:\s*"(\w*)'),
+    kinds=("l2_updates",),
+    mark=re.compile(r'"changes"'),
+    name=re.compile(r'"symbol"\s*:\s*"([A-Z0-9]{2,40})"'),
+)
 #: How the types begin that are known, and without anything for us.
 _NO_NEWS = (
     "heartbeat",
@@ -159,14 +163,13 @@ class GeminiParser(VenueParser):
 
     def parse(self, frame: str | bytes, rts: int) -> list[Tick]:
         """See `VenueParser.parse`."""
-        message: _Frame | None = None
         try:
             message = _decoded(frame)
             self._count(message.sequence)
             return self._dispatch(message, frame, rts)
         except FrameError as error:
             if not isinstance(error, VenueRefused):
-                self._distrust(frame, is_torn=message is None)
+                self._distrust(frame)
             error.frame = frame[:512]
             raise
 
@@ -300,24 +303,10 @@ class GeminiParser(VenueParser):
                 self._break(native)
         self._sequence = sequence
 
-    def _distrust(self, frame: str | bytes, *, is_torn: bool) -> None:
-        """Stop serving the books of which this unreadable frame may have been a change.
-
-        A torn or garbled frame mostly still shows what it was. What shows no type but begins or ends like a
-        frame may have been for any book; what does neither was none.
-        """
-        text = frame if isinstance(frame, str) else frame.decode("utf-8", "replace")
-        kind = _TYPE_IN_TEXT.search(text)
-        if kind is None and not is_part_of_object(text):
-            return
-        if kind is not None and not "l2_updates".startswith(kind[1]) and '"changes"' not in text:
-            return
-        shown = _SYMBOL_IN_TEXT.search(text) if kind is not None else None
+    def _distrust(self, frame: str | bytes) -> None:
+        """Stop serving the books of which this unreadable frame may have been a change."""
         # One that hasn't come yet may have come in this frame.
-        known = self._subscribed.union(self._tops)
-        # Where a frame is damaged, its symbol may be too.
-        is_sure = shown is not None and (shown[1] in known or not is_torn)
-        for native in [shown[1]] if shown is not None and is_sure else sorted(known):
+        for native in _SIGNS.suspects(frame, self._subscribed.union(self._tops)):
             self._break(native)
 
     def _break(self, native: str) -> None:
