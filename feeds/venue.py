@@ -281,14 +281,15 @@ class VenueFeed(Feed):
         """
         if not refusal.permanent:
             raise FeedError(str(refusal), reason="venue") from None
-        if not refusal.symbols:
+        named = refusal.symbols or (self.subscribed if len(self.subscribed) == 1 else frozenset())
+        if not named or (not refusal.symbols and self._heard):
             # Whatever it was that we asked for, it is not what the connection brings.
             if not self._heard:
                 raise FeedPermanentError(str(refusal), reason="venue") from None
             ctx.refused(refusal)
             return
         # Each channel's request is answered on its own, so the same refusal may come several times.
-        symbols = [each for each in self.symbols if each in refusal.symbols & self.subscribed]
+        symbols = [each for each in self.symbols if each in self.subscribed.intersection(named)]
         for symbol in symbols:
             if self._refusals.note(symbol, str(refusal), trio.current_time()):
                 ctx.log.warning("symbol refused", symbol=symbol, error=str(refusal))

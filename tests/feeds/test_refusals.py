@@ -108,6 +108,26 @@ async def test_refused_symbol_is_asked_for_again_after_an_hour_and_said_to_be_li
     assert len(running.refusals_logged) == 1
 
 
+async def test_refused_symbol_that_is_all_that_is_wanted_makes_no_connection_again_and_again(
+    case: Case, autojump_clock: MockClock
+) -> None:
+    running = Running(case, on_demand=True)
+    running.venue.missing = {case.natives[1]}
+
+    async def want() -> None:
+        running.ctx.demand.begin("book", running.foo)
+        await trio.sleep(600)
+        assert running.venue.connections == 1
+        running.ctx.demand.begin("book", running.first)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(want)
+        await running.run(900)
+    assert running.venue.connections == 2
+    assert running.books == {running.first}
+    assert running.states == [(running.foo, "halted")]
+
+
 async def test_refusal_that_names_nothing_of_ours_ends_no_connection_that_brings_ticks(
     autojump_clock: MockClock,
 ) -> None:

@@ -25,7 +25,7 @@ Reply = Callable[[Any], Iterator[dict[str, Any] | list[Any]]]
 
 
 class Venue:
-    """A venue in memory that lacks some symbols; it has a heartbeat every second.
+    """A venue in memory that lacks some symbols; it has a heartbeat every 0.7 s.
 
     Attributes:
         missing: in its own spelling.
@@ -71,7 +71,7 @@ class Venue:
             self.hangs_up = False
             raise FeedError("hung up")
         if not self._due:
-            await trio.sleep(1)
+            await trio.sleep(0.7)
             return self.case.heartbeat
         await trio.lowlevel.checkpoint()
         return self._due.popleft()
