@@ -88,8 +88,9 @@ class Asking:
             FeedError: answers fail to come, so a new connection may be what helps; for each book only once, until it
                 has come.
         """
+        are_missing = frozenset(missing)
         for name, request in self._requests.items():
-            if name not in missing:
+            if name not in are_missing:
                 request.is_answered, request.silent = True, 0
                 self._given_up.discard(name)
             elif name in broken:

@@ -297,7 +297,7 @@ class Coinbase(BookFeed):
     def ask_frames(self, names: Sequence[str]) -> list[str]:
         """See `BookFeed.ask_frames`: a new subscription begins with a snapshot."""
         books = [_VENUE_CHANNELS["book"]]
-        return [_request(verb, [each], books) for each in names for verb in ("unsubscribe", "subscribe")]
+        return [_request(verb, list(names), books) for verb in ("unsubscribe", "subscribe")]
 
 
 def _request(verb: str, products: list[str], channels: list[str]) -> str:

@@ -68,7 +68,8 @@ class Gemini(BookFeed):
 
     def ask_frames(self, names: Sequence[str]) -> list[str]:
         """See `BookFeed.ask_frames`: a new subscription begins with a whole one."""
-        return [_request(verb, [native_of(each)]) for each in names for verb in ("unsubscribe", "subscribe")]
+        natives = [native_of(each) for each in names]
+        return [_request(verb, natives) for verb in ("unsubscribe", "subscribe")]
 
     def symbols_of(self, natives: set[str]) -> set[str]:
         """See `BookFeed.symbols_of`."""

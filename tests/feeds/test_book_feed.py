@@ -109,3 +109,29 @@ async def test_book_that_breaks_now_and_then_is_asked_for_at_once(
     assert [symbol for channel, symbol in running.ctx.gaps if channel == "book"] == [running.foo] * 10
     assert [tick.sym for tick in running.ctx.ticks if tick.ch == "book"].count(running.foo) == 11
     assert running.venue.connections == 1
+
+
+async def test_books_that_break_together_are_asked_for_in_as_few_requests_as_one(
+    case: Case, autojump_clock: MockClock
+) -> None:
+    running = Running(case)
+
+    async def tear() -> None:
+        await trio.sleep(100)
+        asked = len(running.venue.requests)
+        for native in case.natives:
+            running.venue.say(case.torn.replace("@", native))
+        await trio.sleep(1)
+        assert len(running.venue.requests) - asked == 6
+        await trio.sleep(200)
+        asked = len(running.venue.requests)
+        # What begins like a frame and shows nothing else may have been for any book.
+        running.venue.say(case.torn[:1])
+        await trio.sleep(1)
+        assert len(running.venue.requests) - asked == 2
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tear)
+        await running.run(400)
+    assert [tick.sym for tick in running.ctx.ticks if tick.ch == "book"].count(running.last) == 3
+    assert running.venue.connections == 1
