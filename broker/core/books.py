@@ -16,9 +16,13 @@ class BookState:
 
     Two spellings of one price (``"1.5"`` and ``"1.50"``) are one level; what is kept is the last spelling. A
     level of size zero is removed, however the zero is spelt.
+
+    Attributes:
+        is_known: whether the levels are the venue's. They are not from `lose` to the next snapshot, as the feed has
+            missed something; deltas in between are about a book that nobody has.
     """
 
-    __slots__ = ("_asks", "_bids", "_rendered", "rts", "ts")
+    __slots__ = ("_asks", "_bids", "_rendered", "is_known", "rts", "ts")
 
     def __init__(self) -> None:
         self._bids: dict[str, Level] = {}
@@ -26,9 +30,10 @@ class BookState:
         self._rendered: tuple[list[Level], list[Level]] | None = None
         #: When the last change happened at the venue and reached us; nanoseconds of Unix time.
         self.ts = self.rts = 0
+        self.is_known = True
 
     def apply(self, tick: Book) -> None:
-        """Take in one tick: a snapshot replaces everything, a delta the levels that it names.
+        """Take in one tick: a snapshot replaces everything, a delta the levels that it names, if the book is known.
 
         Raises:
             TypeError, ValueError, AttributeError: a level is not a pair of texts; nothing has changed.
@@ -37,13 +42,23 @@ class BookState:
         if tick.kind == "snapshot":
             self._bids.clear()
             self._asks.clear()
+            self.is_known = True
+        elif not self.is_known:
+            return
         _update(self._bids, bids)
         _update(self._asks, asks)
         self._rendered = None
         self.ts, self.rts = tick.ts, tick.rts
 
+    def lose(self) -> None:
+        """Forget the levels: what the venue has is not known any more."""
+        self._bids.clear()
+        self._asks.clear()
+        self._rendered = None
+        self.is_known = False
+
     def levels(self) -> tuple[list[Level], list[Level]]:
-        """Return bids and asks, best first. O(n log n) after a change, then O(1)."""
+        """Return bids and asks, best first; none of a book that is not known. O(n log n) after a change, then O(1)."""
         if self._rendered is None:
             self._rendered = best_first(self._bids, bids=True), best_first(self._asks, bids=False)
         return self._rendered

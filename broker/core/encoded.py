@@ -9,6 +9,7 @@ read from there where it is needed: for a gap, for a cursor, when the contract c
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -115,9 +116,14 @@ class EncodedQueue(Queue):
     def first_offset(self) -> int | None:
         return self._offsets[self._gone] if self._items else None
 
-    def take_encoded(self, ticks: int, size: int) -> list[bytes]:
-        """Remove and return the oldest: at most so many ticks, and bytes, but for a single one that is larger."""
+    def take_encoded(self, ticks: int, size: int, upto: int | None = None) -> list[bytes]:
+        """Remove and return the oldest: at most so many ticks, and bytes, but for a single one that is larger.
+
+        And none behind an offset, if there is one.
+        """
         items = self._items
+        if upto is not None:
+            ticks = min(ticks, bisect_right(self._offsets, upto, self._gone) - self._gone)
         taken: list[bytes] = []
         while items and len(taken) < ticks:
             size -= len(items[0])

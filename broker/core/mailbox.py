@@ -21,6 +21,7 @@ from msgspec import Struct
 from broker.core.conflation import REPLACEABLE
 from broker.core.delivery import Delivery, DeliveryLimits
 from broker.core.encoded import Encoded, EncodedQueue, Placed, Recall
+from broker.core.marks import BEHIND_SNAPSHOT, Mark, Marks, Place
 from broker.core.pacing import PacedQueue
 from broker.core.queues import FifoQueue, Item, LatestQueue, Merged, Queue, first_seq, is_from
 from broker.core.tape import Entry
@@ -108,6 +109,7 @@ class Mailbox:
         "_conflates",
         "_gaps",
         "_last_gap",
+        "_marks",
         "_notices",
         "_overtaken",
         "_queue",
@@ -150,6 +152,7 @@ class Mailbox:
         self.over_since: float | None = None
         self._gaps: list[Missing] = []
         self._last_gap: dict[Topic, Missing] = {}
+        self._marks = Marks()
         self._notices: list[Noted] = []
         #: Up to this offset a ``max_rate`` holds ticks back, or has held them back while it was in force.
         self._overtaken: float = 0
@@ -245,6 +248,7 @@ class Mailbox:
     def _degrade(self, queue: Queue) -> None:
         """Turn to the latest tick of each symbol until everything has been taken."""
         queued = len(queue)
+        self._drop_before_marks()
         self._set_queue(LatestQueue(merges=self.ch not in REPLACEABLE))
         self.conflated += self._queue.put(queue.everything())
         self._move_to(Level.DEGRADED, Noted("degraded", queued, self.delivery.queue or 0))
@@ -343,11 +347,11 @@ class Mailbox:
         self.passed += len(taken)
         return taken
 
-    def take_encoded(self, ticks: int, size: int) -> list[Encoded]:
+    def take_encoded(self, ticks: int, size: int, upto: int | None = None) -> list[Encoded]:
         """Do as `take` for ticks that wait as bytes: at most so many ticks, and bytes, but for a single larger one."""
         self.admit()
         assert isinstance(self._queue, EncodedQueue)
-        taken = self._queue.take_encoded(ticks, size)
+        taken = self._queue.take_encoded(ticks, size, upto)
         self.delivered += len(taken)
         self._look_whether_recovered()
         self._look_whether_clear()
@@ -452,6 +456,8 @@ class Mailbox:
             len(old) > (delivery.queue or 0) or old.bytes > self.limits.queue_bytes
         ):
             return False
+        if delivery.mode == "latest":
+            self._drop_before_marks()
         waiting = old.everything()
         if self._overtaken == inf:
             self._overtaken = waiting[-1].offset if waiting else 0
@@ -496,6 +502,46 @@ class Mailbox:
             self._gaps.append(gap)
             self.is_clear = False
 
+    def note_reset(self, topic: Topic, offset: int, reason: GapReason) -> None:
+        """Remember to tell that the feed missed something of a book, behind the tick at ``offset``, the tape's newest.
+
+        A contract that conflates lets go of what waits of the book, which is worth nothing any more: it would be
+        composed with what comes now, or, held back by a ``max_rate``, be sent when it is known to be wrong. Who wants
+        every tick gets those first, and the gap in its place.
+        """
+        self.admit()
+        if isinstance(self._queue, LatestQueue):
+            self._drop_items(self._queue.remove_single(topic), "feed_reset")
+            self._look_whether_recovered()
+        self.mark(topic, (offset, BEHIND_SNAPSHOT), None, reason)
+
+    def mark(self, topic: Topic, place: Place, last: int | None, reason: GapReason) -> None:
+        """Remember to tell of a gap in its place, which is behind those of all other marks, or beside the last one.
+
+        Args:
+            topic: of which ticks are missing; nobody knows how many.
+            place: behind what it stands.
+            last: the ``seq`` of the last of them, if that is known.
+        """
+        self._marks.add(Mark(place, topic, last, reason))
+        self.is_clear = False
+
+    def first_mark(self) -> Place | None:
+        """Return the place of the next mark; ``None`` if there is none."""
+        return self._marks.first
+
+    def reach(self, place: Place | None = None) -> None:
+        """Have the gaps told whose marks stand up to a place, or all: what was before them has been sent."""
+        for mark in self._marks.reach(place):
+            self.note_gap(mark.topic, None, mark.last, mark.reason)
+
+    def _drop_before_marks(self) -> None:
+        """Let go of what would be conflated across a mark, or come behind one: see `note_reset`."""
+        if self._marks:
+            ends = self._marks.ends()
+            gone = self._queue.remove(lambda item: item.offset <= ends.get(item.topic, 0))
+            self._drop_items(gone, "feed_reset")
+
     @property
     def has_gaps(self) -> bool:
         """Whether there is something to be told before the next tick."""
@@ -509,7 +555,7 @@ class Mailbox:
         return gaps
 
     def _look_whether_clear(self) -> None:
-        self.is_clear = not self._gaps and not self._notices and not len(self._queue)
+        self.is_clear = not (self._gaps or self._marks or self._notices or len(self._queue))
 
     def _drop(self, topic: Topic, first: int, last: int, reason: GapReason) -> None:
         self.dropped += last - first + 1

@@ -1,6 +1,8 @@
 """What goes to a subscriber next, as bytes, a write at a time. Pure.
 
-Order: gaps, then what waited when a snapshot was asked for, that snapshot, and what came since. Ticks leave
+Order: gaps, then what waited when a snapshot was asked for, that snapshot, and what came since. But a gap behind which
+a book is not known has its own place: behind what was on the tape when it happened, a snapshot of then included.
+Ticks leave
 in the order of the tape, those that a resume has to catch up with and those of all queues together. So the
 ticks of a topic leave in the order of their `seq`, and every cursor that is sent means what it says: all
 before it has been sent, and nothing behind it.
@@ -19,6 +21,7 @@ from typing import Any
 from broker.core.codecs import Codec
 from broker.core.framing import Framing
 from broker.core.mailbox import Mailbox, Verdict
+from broker.core.marks import AT_SNAPSHOT, Place
 from broker.core.messages import Ack, Closing, Gap, Ledger, Message, Notice
 from broker.core.packing import shared_packer
 from broker.core.playing import cursor_of, take_played
@@ -216,12 +219,25 @@ class Outbox:
         if lost := self._take_lost(subs):
             return lost
         pending = [sub for sub in subs if sub.snapshot is not None]
-        if pending:
-            first = min(pending, key=lambda sub: sub.snapshot_offset)
+        first = min(pending, key=lambda sub: sub.snapshot_offset, default=None)
+        place = min((mark for sub in subs if (mark := sub.mailbox.first_mark()) is not None), default=None)
+        if place is not None and (first is None or place < (first.snapshot_offset, AT_SNAPSHOT)):
+            return self._take_upto_mark(subs, place)
+        if first is not None:
             return self._take_ticks(subs, first.snapshot_offset) or self._take_snapshot(first)
         ticks = self._take_ticks(subs, None)
         self.may_have_more |= any(sub.replay is not None for sub in subs)
         return ticks or self._take_played(now)
+
+    def _take_upto_mark(self, subs: Sequence[Subscription], place: Place) -> bytes:
+        """Return what stands before a gap that has a place of its own, then that gap."""
+        ticks = self._take_ticks(subs, place[0])
+        self.may_have_more = True
+        if ticks:
+            return ticks
+        for sub in subs:
+            sub.mailbox.reach(place)
+        return self._take_gaps()
 
     def _take_played(self, now: float) -> bytes:
         """Return what a replay has: behind all that is live, which others may have asked for beside it."""
@@ -256,7 +272,7 @@ class Outbox:
     def _take_ticks(self, subs: Sequence[Subscription], upto: int | None) -> bytes:
         """Return what waits of all subscriptions in the order of the tape, one write's worth."""
         if len(subs) == 1 and subs[0].mailbox.is_encoded:
-            return self._take_encoded(subs[0].mailbox)
+            return self._take_encoded(subs[0].mailbox, upto)
         mailboxes = [sub.mailbox for sub in subs if sub.mailbox.ready]
         behind = [sub for sub in subs if sub.backlog]
         if behind:
@@ -270,9 +286,9 @@ class Outbox:
         entries = taken[0] if len(taken) == 1 else sorted((e for part in taken for e in part), key=_offset)
         return self._update(entries) if entries else b""
 
-    def _take_encoded(self, mailbox: Mailbox) -> bytes:
+    def _take_encoded(self, mailbox: Mailbox, upto: int | None) -> bytes:
         """Return what waits of the only subscription, one write's worth."""
-        taken = mailbox.take_encoded(WRITE_TICKS, WRITE_BYTES)
+        taken = mailbox.take_encoded(WRITE_TICKS, WRITE_BYTES, upto)
         self.may_have_more = bool(len(mailbox)) or mailbox.has_notices
         if not taken:
             return b""

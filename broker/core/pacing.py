@@ -80,6 +80,7 @@ class PacedQueue(LatestQueue):
         if waiting:
             for key in newest.keys() & waiting.keys():
                 # It may go already; what comes now may not.
+                self._has_aside = True
                 set_aside(waiting, waiting[key])
         self.due = min([self.due, *[beats[item.topic] for item in newest.values()]])
 
@@ -106,6 +107,7 @@ class PacedQueue(LatestQueue):
         waiting = self._items.get(item.key)
         if waiting is not None:
             # It may go already; what comes now may not.
+            self._has_aside = True
             set_aside(self._items, waiting)
         self._queue_in(self._held, item)
         self.due = min(self.due, due)
@@ -185,3 +187,14 @@ class PacedQueue(LatestQueue):
         self.bytes -= sum(map(size_of, held))
         self._look_when_due()
         return sorted([*removed, *held], key=offset_of)
+
+    def remove_single(self, topic: Topic) -> list[Item]:
+        removed = super().remove_single(topic)
+        held = self._held.pop(topic, None)
+        if held is None:
+            return removed
+        self.bytes -= held.size
+        if not self._held:
+            # Else it may be too early now, which costs a look at what is held.
+            self.due = float("inf")
+        return [*removed, held]

@@ -53,7 +53,8 @@ class Merged:
         self.size = self._part.size
         if type(tick) is Book:
             self._is_whole |= tick.kind == "snapshot"
-            if self.size > WHOLE_BYTES and not self._is_whole and self.seq == self.topic.seq:
+            is_current = self.seq == self.topic.seq and not self.topic.is_lost
+            if self.size > WHOLE_BYTES and not self._is_whole and is_current:
                 self._replace_by_book(tick)
 
     def _replace_by_book(self, last: Book) -> None:
@@ -202,11 +203,13 @@ class FifoQueue(Queue):
 class LatestQueue(Queue):
     """``latest``: the newest tick of each conflation key; trades are merged, books composed."""
 
-    __slots__ = ("_items", "_merges")
+    __slots__ = ("_has_aside", "_items", "_merges")
 
     def __init__(self, *, merges: bool) -> None:
         """``merges``: whether an older tick goes into the newer one, instead of making way for it."""
         super().__init__()
+        #: Whether something may have been set aside, under a key that is not its own.
+        self._has_aside = False
         self._items: dict[Hashable, Item] = {}
         self._merges = merges
 
@@ -244,6 +247,7 @@ class LatestQueue(Queue):
         was = older.size
         merged = _combine(older, item)
         if merged is None:
+            self._has_aside = True
             set_aside(queued, older)
             merged, was = item, 0
         else:
@@ -259,6 +263,7 @@ class LatestQueue(Queue):
         items = list(self._items.values())
         if upto is None or not items or items[-1].offset <= upto:
             self._items.clear()
+            self._has_aside = False
         else:
             items = [item for item in items if item.offset <= upto]
             self._discard(self._items, items)
@@ -279,6 +284,16 @@ class LatestQueue(Queue):
         self._discard(self._items, removed)
         self.bytes -= sum(map(size_of, removed))
         return removed
+
+    def remove_single(self, topic: Topic) -> list[Item]:
+        """Do as `remove` for all of a topic that is its own key (`Topic.is_single`). O(1), mostly."""
+        if self._has_aside:
+            return self.remove(lambda item: item.topic is topic)
+        item = self._items.pop(topic, None)
+        if item is None:
+            return []
+        self.bytes -= item.size
+        return [item]
 
     def collapse(self, entries: list[Entry]) -> list[Entry]:
         """Return what `put` and `take` would make of some ticks; nothing must wait."""

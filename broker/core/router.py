@@ -78,10 +78,19 @@ class Router:
         return [mailbox for mailbox in self.mailboxes if mailbox.inbox or not mailbox.is_clear]
 
     def gap(self, ch: Channel, sym: str, reason: GapReason = "feed_reset") -> list[Mailbox]:
-        """Tell a topic's subscribers that ticks were missed, nobody knows how many; return whom to flush."""
+        """Tell a topic's subscribers that ticks were missed, nobody knows how many; return whom to flush.
+
+        A book is not known from here to the feed's next snapshot (`Tape.reset`); so everybody is told in the place
+        where it happened: behind the ticks and the snapshot that wait, or they would make a wrong book afterwards.
+        """
         topic = self.topics.on_channel(ch).get(sym)
         if topic is None:
             return []
-        for mailbox in topic.mailboxes:
-            mailbox.note_gap(topic, None, None, reason)
-        return list(topic.mailboxes)
+        self.tape.reset(topic)
+        told = [*topic.mailboxes, *topic.resuming]
+        for mailbox in told:
+            if topic.book is None:
+                mailbox.note_gap(topic, None, None, reason)
+            else:
+                mailbox.note_reset(topic, self.tape.offset, reason)
+        return told

@@ -20,6 +20,7 @@ from broker.core.codecs import Codec
 from broker.core.delivery import Delivery, DeliveryLimits, negotiate
 from broker.core.errors import CloseReason, RequestError
 from broker.core.mailbox import LedgerEntry, Mailbox, Missing
+from broker.core.marks import BEFORE_SNAPSHOT, BEHIND_SNAPSHOT
 from broker.core.messages import Message
 from broker.core.playing import cursor_of
 from broker.core.replay import Plan, Replays
@@ -423,6 +424,7 @@ class Session:
         begin = tape.offset
         if cursor is None:
             self._attach(sub)
+            self._begin_lost(sub, wanted)
         else:
             place = tape.parse_place(cursor)
             begin = tape.offset if place is None else place[0]
@@ -431,6 +433,7 @@ class Session:
             if place is not None and held:
                 sub.shown_since = place[1]
             wanted = list(dict.fromkeys([*wanted, *too_old, *held]))
+            self._tell_lost(sub, wanted, but=too_old)
         self._show(sub, wanted, now)
         # It covers the whole session: the other subscriptions may still have something queued.
         return self.cursor(min(begin, self.position()))
@@ -439,11 +442,13 @@ class Session:
         """Take up every topic of a subscription as it stands now, behind a replay of something else."""
         self._attach(sub)
         self._show(sub, sub.topics, now)
+        self._begin_lost(sub, sub.topics)
 
     def resume(self, sub: Subscription, offset: int, now: float, shown: Sequence[Topic]) -> None:
         """Take up every topic of a subscription behind ``offset``; the snapshot has ``shown``, if only it helps."""
         too_old = self._resume(sub, offset, now)
         self._show(sub, dict.fromkeys([*shown, *too_old]), now)
+        self._tell_lost(sub, shown, but=too_old)
 
     @staticmethod
     def _attach(sub: Subscription) -> None:
@@ -452,30 +457,61 @@ class Session:
 
     def _show(self, sub: Subscription, topics: Iterable[Topic], now: float) -> None:
         tape = self.router.tape
+        topics = list(topics)
         entries = [entry for topic in topics for entry in tape.snapshot(topic, now)]
-        if entries:
+        # Who waits for a snapshot gets one, also if it can't show anything now.
+        if entries or any(topic.is_lost and topic.seq for topic in topics):
             sub.snapshot = deque(entries)
             sub.snapshot_offset = tape.offset
 
+    @staticmethod
+    def _tell_lost(sub: Subscription, topics: Iterable[Topic], but: Sequence[Topic]) -> None:
+        """Tell who resumes, and wants a snapshot, of books that it can't show; ``but``: has been told a gap."""
+        for topic in topics:
+            if topic.is_lost and topic not in but:
+                sub.mailbox.note_gap(topic, None, None, "feed_reset")
+
+    def _begin_lost(self, sub: Subscription, topics: Iterable[Topic]) -> None:
+        """Tell a new subscriber of books that its snapshot can't show, and where their ticks begin."""
+        place = self.router.tape.offset, BEFORE_SNAPSHOT
+        for topic in topics:
+            if topic.is_lost and topic.seq:
+                sub.mailbox.mark(topic, place, topic.seq, "feed_reset")
+
     def _resume(self, sub: Subscription, offset: int | None, now: float) -> list[Topic]:
-        """Take up every topic behind ``offset``; return those for which only a snapshot can help."""
+        """Take up every topic behind ``offset``; return those for which only a snapshot can help.
+
+        Whoever comes back from before the feed missed something of a book is told of it. In its place, where every
+        tick is replayed; where the newest is enough, ahead of the book, or instead of it until the next snapshot.
+        """
         first: dict[Topic, int] = {}
+        resets: list[tuple[int, Topic]] = []
         newest: list[tuple[Entry, int]] = []
         too_old = []
         for topic in sub.topics:
             start = None if offset is None else self.router.tape.first_after(topic, offset)
             if start is None and topic.seq:
                 too_old.append(topic)
-                last = None if offset is None else topic.seq
+                # Where no snapshot says behind which tick it goes on, the gap does.
+                last = None if offset is None and not topic.is_lost else topic.seq
                 sub.mailbox.note_gap(topic, None, last, "cursor_too_old")
-            elif start is not None and start <= topic.seq:
+                topic.attach(sub.mailbox)
+                continue
+            if offset is not None:
+                resets += [(each, topic) for each in self.router.tape.resets_since(topic, offset)]
+            if start is not None and start <= topic.seq:
                 # Each change of a state has to arrive, and all volume, so they are replayed in full.
                 if sub.delivery.mode == "every" or sub.ch in ("status", "trade"):
                     first[topic] = start
+                    topic.resuming[sub.mailbox] = None
                     continue
+                if topic.is_lost:
+                    sub.mailbox.lose(topic, start, topic.seq, "feed_reset")
                 newest += _conflated(topic, start, self.router.tape.snapshot(topic, now), now)
                 sub.topics[topic] = start
             topic.attach(sub.mailbox)
+        for each, topic in sorted(resets, key=lambda pair: pair[0]):
+            sub.mailbox.mark(topic, (each, BEHIND_SNAPSHOT), None, "feed_reset")
         for entry, conflated in sorted(newest, key=lambda pair: pair[0].offset):
             sub.mailbox.offered += conflated
             sub.mailbox.conflated += conflated
@@ -508,6 +544,7 @@ class Session:
     def _end(self, sub: Subscription) -> LedgerEntry:
         """Take the subscription out, and return its account; what has to be told of it is told later."""
         ledger = sub.ledger()
+        sub.mailbox.reach()
         self.untold += [(sub.id, gap) for gap in sub.mailbox.take_gaps()]
         self._take_out(sub)
         return ledger

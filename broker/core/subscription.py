@@ -75,6 +75,9 @@ class Subscription:
             position = min(position, self.backlog.position())
         if self.replay is not None:
             position = min(position, self.replay.live_position)
+        if (mark := self.mailbox.first_mark()) is not None:
+            # Who comes back from there is told of it (`Tape.resets_since`).
+            position = min(position, mark[0])
         return position
 
     def held_since(self, position: int) -> int:

@@ -8,8 +8,8 @@ new with each tape, so a cursor of an earlier life is never mistaken for one of 
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Hashable, Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -125,10 +125,11 @@ class Tape:
     def snapshot(self, topic: Topic, at: float) -> list[Entry]:
         """Return the topic's whole present state: none before its first tick, usually one entry.
 
+        None of a book that is not known (see `reset`): an old one would be wrong, and an empty one as well.
         The book of a topic is one tick of kind ``snapshot`` with the ``seq`` it is valid at; made once
         between two changes, so that a crowd that arrives together shares it.
         """
-        if not topic.seq:
+        if not topic.seq or topic.is_lost:
             return []
         if topic.book is None:
             return (
@@ -143,6 +144,31 @@ class Tape:
             packed = pack_tick(tick)
             topic.rendered = Entry(b"", packed, topic, topic, topic.seq, topic.offset, at, tick, len(packed))
         return [topic.rendered]
+
+    def reset(self, topic: Topic) -> None:
+        """Note that the feed has missed something of a topic, behind all that is on the tape; it matters for books.
+
+        From here to the feed's next snapshot the book is not known. Deltas in between, which a feed should not
+        publish, are ticks like others: numbered, kept, and handed to who wants every tick; but they make no book.
+        """
+        if topic.book is None:
+            return
+        topic.book.lose()
+        topic.rendered = None
+        resets = topic.resets
+        # Nothing has come since the last one: nobody can have resumed in between with a book.
+        if not resets or resets[-1] < topic.offset:
+            self.history.trim(topic)
+            del resets[: bisect_left(resets, topic.forgotten)]
+            resets.append(self.offset)
+
+    def resets_since(self, topic: Topic, offset: int) -> Sequence[int]:
+        """Return where on the tape a topic's book was lost, oldest first, for who knows the tape up to ``offset``.
+
+        A reset at that very offset is among them: it came behind the tick, and may not have been told.
+        """
+        resets = topic.resets
+        return resets[bisect_left(resets, offset) :]
 
     def _recall_newest(self, topic: Topic) -> Entry:
         """Make the entry of a plain topic's newest tick; a crowd that arrives together shares it."""

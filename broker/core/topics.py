@@ -36,9 +36,12 @@ class Topic:
         newest, current: it, or them: what a snapshot shows. ``newest`` is ``None`` as well while `encoded` says it.
         encoded: the newest tick of a plain topic, as it is in the history; else out of date.
         book: levels, on ``book`` only.
+        resets: at which of the tape's offsets the feed missed something of the book, oldest first, with ticks between
+            any two; those before the last forgotten tick may be left out.
         offsets: which of the tape's history are its ticks, oldest first; and, until `History.trim`, some before.
         forgotten: offset of the last tick before those, 0 if there is none.
         mailboxes: those who get the next tick; a dict for its order and its O(1) removal.
+        resuming: those who still read its ticks from the history.
         routes: their inboxes; ``None`` once that is out of date.
         demand: is told when the first mailbox comes and the last one goes; ``None`` where nobody wants to know.
         wants_json: whether somebody needs every tick as JSON: then it is made while it is in the processor's cache.
@@ -61,6 +64,8 @@ class Topic:
         "offset",
         "offsets",
         "rendered",
+        "resets",
+        "resuming",
         "routes",
         "seq",
         "state",
@@ -82,9 +87,11 @@ class Topic:
         self.current: dict[str, Entry] = {}
         self.book: BookState | None = BookState() if ch == "book" else None
         self.rendered: Entry | None = None
+        self.resets = array("Q")
         self.offsets = array("Q")
         self.forgotten = 0
         self.mailboxes: dict[Mailbox, None] = {}
+        self.resuming: dict[Mailbox, None] = {}
         self.routes: Routes | None = None
         self.demand: Demand | None = None
         self.wants_json = self.is_plain = False
@@ -96,6 +103,7 @@ class Topic:
 
     def attach(self, mailbox: Mailbox) -> None:
         """Hand the topic's ticks to the mailbox from the next one on; harmless if it is attached."""
+        self.resuming.pop(mailbox, None)
         if mailbox not in self.mailboxes:
             if self.demand is not None and not self.mailboxes:
                 self.demand.begin(self.ch, self.sym)
@@ -105,6 +113,7 @@ class Topic:
 
     def detach(self, mailbox: Mailbox) -> None:
         """Hand no more of the topic's ticks to the mailbox; harmless if it was not attached."""
+        self.resuming.pop(mailbox, None)
         if mailbox in self.mailboxes:
             del self.mailboxes[mailbox]
             self.forget_routes()
@@ -129,6 +138,11 @@ class Topic:
         self.routes = len(self.mailboxes), entries, json, packed
         self.is_plain = self.is_single and not entries and not (json and packed)
         return self.routes
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has a book that is not known: the feed has missed something, and sent no snapshot since."""
+        return self.book is not None and not self.book.is_known
 
     @property
     def first_kept(self) -> int:

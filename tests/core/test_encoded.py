@@ -39,6 +39,7 @@ STEPS = st.one_of(
     st.tuples(st.just("wait"), st.none()),
     st.tuples(st.just("wait"), st.none()),
     st.tuples(st.just("beat"), st.none()),
+    st.tuples(st.just("gap"), st.sampled_from(["SIM:A", "SIM:B"])),
     st.tuples(st.just("pass"), st.sampled_from([0.1, 0.6])),
     st.tuples(st.just("modify"), st.sampled_from(DELIVERIES)),
     st.tuples(st.just("second"), st.sampled_from([None, "resume"])),
@@ -100,6 +101,8 @@ def run(codec: Codec, history: HistoryLimits, ch: str, delivery: dict[str, Any],
                 both.do("wait")
             case "beat":
                 both.do("heartbeat")
+            case "gap":
+                market.router.gap(ch, what)  # type: ignore[arg-type]  # a channel
             case "pass":
                 market.now += what
             case "modify":

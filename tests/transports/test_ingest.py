@@ -286,6 +286,8 @@ async def test_subscribers_hear_of_a_body_that_broke_off_at_once() -> None:
             await stream.aclose()
             gap = await ws.receive_type("gap")
             assert (gap["sym"], gap["reason"]) == ("DESK:A", "feed_reset")
+        # What the book is now, nobody knows.
+        assert await snapshot(http, "book") == []
 
 
 async def test_nonsense_in_chunked_framing_is_told() -> None:
