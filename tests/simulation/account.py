@@ -204,6 +204,10 @@ class Account:
             return
         if first is None:
             # Missed at the venue, or dropped before it had a number.
+            if gap["reason"] == "feed_reset" and self.ch == "book" and last is not None:
+                # There is no book to be shown to who begins here: it stands for the snapshot.
+                self.take_snapshot(gap["sub"], sym, last)
+                return
             if gap["reason"] not in ("feed_reset", "overflow") or last is not None:
                 self._fail(f"a gap of unknown extent: {gap}")
             return

@@ -188,6 +188,14 @@ def _forget_the_first(pop_excess: Callable[..., Any]) -> Callable[..., Any]:
     return wrong
 
 
+def _keep_the_book(reset: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, topic: None
+
+
+def _forget_resets(resets_since: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, topic, offset: ()
+
+
 BREAKAGES: dict[str, Breakage] = {
     "a tick is lost on its way out": (Mailbox, "take_fresh", _lose_a_tick),
     "ticks leave in the wrong order": (Mailbox, "take", _swap_two_ticks),
@@ -212,4 +220,6 @@ BREAKAGES: dict[str, Breakage] = {
     "sockets stay open": (Stream, "_close", _leave_sockets_open),
     "sessions are never forgotten": (Sessions, "close", _leave_sessions),
     "a subscription misses a topic": (Session, "_claim", _attach_late),
+    "a book is still shown when the feed has lost it": (Tape, "reset", _keep_the_book),
+    "who resumes is not told that a book was lost": (Tape, "resets_since", _forget_resets),
 }

@@ -29,6 +29,13 @@ class Contents:
         """Forget a book: ticks of it were missed."""
         self.books.pop(sym, None)
 
+    def wrong_book(self, sym: str, at: float) -> str:
+        """Say what is wrong with a book when all has come that happened by a time; empty if nothing is."""
+        record = self._oracle.record(("book", sym))
+        if sym not in self.books or record is None or record.lost_at > at:
+            return ""
+        return f"the feed has lost the book of {sym}, and the client still has that of {self.books[sym][0]}"
+
     def take_snapshot(self, tick: dict[str, Any], *, is_json: bool) -> str:
         """Take a tick of a snapshot in; return what is wrong with it, empty if nothing is."""
         record = self._record(tick)

@@ -160,6 +160,13 @@ class Conversation:
         if message["ch"] == "book":
             self._client.contents.lose_book(message["sym"])
 
+    def check_books(self, at: float) -> None:
+        """Hold the books against the feeds', when all has come that happened by a time."""
+        account = self.accounts.get("book")
+        for sym in list(self._client.contents.books) if account is not None else ():
+            if account.owner(sym) is not None and (wrong := self._client.contents.wrong_book(sym, at)):
+                self.fail(wrong)
+
     def _on_notice(self, message: Message) -> None:
         sub, state = message["sub"], message["state"]
         if self._ladder.get(sub, "recovered") not in COMES_BEHIND[state]:
@@ -209,6 +216,10 @@ class Conversation:
         wants = request.get("snapshot", False) or (offset is None and request.get("snapshot", True))
         sub = Subscribed(number, ack["symbols"], offset=offset)
         account.begin(sub, asked_at=asked.at, wants_snapshot=wants, is_fresh=asked.cursor is None)
+        if ch == "book" and asked.cursor is None and not wants:
+            # Whatever was missed until now, nobody says so to who wants no book.
+            for sym in [sym for sym in self._client.contents.books if sub.covers(sym)]:
+                self._client.contents.lose_book(sym)
         self._subs[number] = account
         wanted.number = number
         wanted.symbols = ack["symbols"]

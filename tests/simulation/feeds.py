@@ -135,12 +135,14 @@ class SimFeed:
         self._last = [*self._last[-7:], tick]
 
     def _lose(self, ctx: Any, sym: str) -> None:
-        """Miss ticks of a symbol: what comes next on its book is a snapshot."""
+        """Miss ticks of a symbol: what comes next on its book is a snapshot, now or after a while, or never."""
         for ch in self._rng.sample(("quote", "trade", "book"), 2):
             ctx.gap(ch, sym)
         ctx.gap("book", sym)
         self._last = [tick for tick in self._last if tick.sym != sym]
-        self._publish(ctx, self._snapshot(sym))
+        self._needs_snapshot.add(sym)
+        if self._rng.random() < 0.5:
+            self._publish(ctx, self._snapshot(sym))
 
     def _tick(self, sym: str | None = None) -> Tick:
         make: Callable[[str], Tick] = self._rng.choice(

@@ -43,6 +43,7 @@ class Life:
         self._world = client.rules.world
         self._until = client.rules.until
         self._next_id = 1
+        self._asked_last_at = 0.0
         #: The cursor of all that came, and the furthest offset of any.
         self._reached: str | None = None
         self._furthest = 0
@@ -189,6 +190,7 @@ class Life:
         """Ask for a ledger at rest, and expect what comes to be the whole truth."""
         if not (self.is_over or self.left):
             self.conversation.is_quiet = True
+            self._asked_last_at = self._world.now
             self._list()
 
     def conclude(self) -> None:
@@ -198,6 +200,7 @@ class Life:
             return
         if talk.closing is None or not self.is_over:
             talk.fail(f"the broker went down without a word: over: {self.is_over}, status {self.wire.status}")
+        talk.check_books(self._asked_last_at)
         if talk.pending or talk.nonsense:
             talk.fail(f"without an answer: {talk.pending}, {talk.nonsense} of nonsense")
 

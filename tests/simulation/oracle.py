@@ -6,10 +6,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from decimal import Decimal
 from functools import lru_cache
+from math import inf
 from typing import Any
 
 from broker.app import Broker
-from broker.core.ticks import Tick
+from broker.core.mailbox import GapReason
+from broker.core.ticks import Channel, Tick
 from tests.simulation.world import World
 
 Key = tuple[str, str]
@@ -68,7 +70,8 @@ class Record:
         ticks, in_json: as they are on the wire; the first is ``seq`` 1.
         offsets: of each on the tape.
         times: of each, seconds of the simulated clock.
-        books: on `book`: after each tick.
+        books: on `book`: after each tick; ``None`` where the feed has missed something, and not shown a snapshot since.
+        lost_at: since when that is so; infinite if it is not.
     """
 
     def __init__(self) -> None:
@@ -76,7 +79,8 @@ class Record:
         self.in_json: list[dict[str, Any]] = []
         self.offsets: list[int] = []
         self.times: list[float] = []
-        self.books: list[Book] = []
+        self.books: list[Book | None] = []
+        self.lost_at = inf
 
     @property
     def seq(self) -> int:
@@ -99,7 +103,10 @@ class Record:
         self.offsets.append(offset)
         self.times.append(at)
         if tick.ch == "book":
-            self.books.append(apply_levels(self.books[-1] if self.books else ({}, {}), fields))
+            if fields["kind"] == "snapshot":
+                self.lost_at = inf
+            before = self.books[-1] if self.books else None
+            self.books.append(None if self.lost_at < inf else apply_levels(before or ({}, {}), fields))
 
 
 class Oracle:
@@ -121,7 +128,7 @@ class Oracle:
 
     def listen(self, broker: Broker) -> None:
         """Write down whatever is published from now on."""
-        publish = broker.fanout.publish
+        publish, gap = broker.fanout.publish, broker.fanout.gap
         self.epoch = broker.tape.epoch
 
         def published(ticks: Iterable[Tick]) -> None:
@@ -130,7 +137,14 @@ class Oracle:
             for tick in batch:
                 self._write_down(tick)
 
+        def missed(ch: Channel, sym: str, reason: GapReason = "feed_reset") -> None:
+            gap(ch, sym, reason)
+            if (ch, sym) in self.topics:
+                record = self.topics[ch, sym]
+                record.lost_at = min(record.lost_at, self._world.now)
+
         broker.fanout.publish = published  # type: ignore[method-assign]
+        broker.fanout.gap = missed  # type: ignore[method-assign]
 
     def _write_down(self, tick: Tick) -> None:
         record = self.topics.setdefault((tick.ch, tick.sym), Record())
