@@ -297,6 +297,9 @@ class Flow:
             return []
         if message.reason in BREAKING:
             self._break(state, message.sym)
+        elif message.reason == "feed_reset":
+            # There is no book to ask for; the feed's next snapshot comes by itself.
+            state.broken.discard(message.sym)
         gap = Gap(message.sub, message.ch, message.sym, *bounds, message.reason)
         return [Occurred(state, state.count_gap(gap))]
 

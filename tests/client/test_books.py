@@ -145,3 +145,25 @@ def test_book_that_comes_back_to_its_pattern_is_shown_whole() -> None:
     peers.settle()
     assert levels(peers, pattern, "SIM:A") == truth(peers, "SIM:A")
     assert not peers.disagreements
+
+
+def test_book_that_the_feed_itself_has_lost_is_not_asked_for_over_and_over() -> None:
+    peers = Peers()
+    peers.publish(book("SIM:A", 1, "snapshot"))
+    state = peers.follow("book", "SIM:A", delivery={"queue": 2})
+    peers.publish(*[book("SIM:A", price) for price in range(2, 7)])
+    peers.router.gap("book", "SIM:A")
+    for _ in range(20):
+        while peers.write():
+            pass
+        peers.request()
+        peers.receive()
+    assert peers.session is not None
+    assert peers.session.requests <= 3
+    peers.publish(book("SIM:A", 9, "snapshot"))
+    peers.settle()
+    assert levels(peers, state, "SIM:A") == truth(peers, "SIM:A")
+    peers.heartbeat()
+    peers.settle()
+    assert peers.client.verdict().is_exact
+    assert not peers.disagreements

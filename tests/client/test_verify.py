@@ -111,6 +111,13 @@ class Verified(RuleBasedStateMachine):
         make = MAKERS[self.states[which % len(self.states)].ch]
         self.peers.publish(*[make(sym) for _ in range(count)])
 
+    @rule(sym=SYMBOL, shows=st.booleans())
+    def miss(self, sym: str, shows: bool) -> None:
+        """A feed misses something of a book; its snapshot may take a while."""
+        self.peers.router.gap("book", sym)
+        if shows:
+            self.peers.publish(book(sym, kind="snapshot"))
+
     @rule()
     def request(self) -> None:
         if self.peers.session is not None:
