@@ -19,9 +19,8 @@ from bench.peers import PEERS
 from bench.plan import Command, Orders, say
 from broker.core.encoding import tick_to_json
 from feeds._market import Market
+from feeds.simulated import wake_s
 
-#: As often as the broker's simulated feed wakes up at high rates (`feeds.simulated.WAKE_S`).
-WAKE_S = 0.003
 #: Made ahead, in ticks: some 50 MB.
 MOST_READY = 200_000
 
@@ -68,6 +67,8 @@ def main() -> None:
     began = time.perf_counter()
     wall_ns = time.time_ns()
     gap_s = 1 / publication.ticks_per_second
+    # As often as the broker's simulated feed does.
+    pause_s = wake_s(publication.ticks_per_second)
     index = 0
     idle_s = 0.0
     while orders.next() is None:
@@ -82,7 +83,7 @@ def main() -> None:
                 counts[sym] += 1
             index = due
             sock.sendall(peer.publish(batch))
-        wake = max(now + WAKE_S, began + (index + 1) * gap_s)
+        wake = max(now + pause_s, began + (index + 1) * gap_s)
         pause = wake - time.perf_counter()
         if pause > 0:
             time.sleep(pause)

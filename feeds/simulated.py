@@ -23,8 +23,9 @@ MOST_TICKS_PER_SECOND = 100_000
 
 #: Ticks handed over between two flushes; as many as the broker takes in one batch.
 FLUSH_TICKS = 256
-#: At high rates, how long to sleep between two handfuls of ticks.
-WAKE_S = 0.003
+#: How long to sleep between two handfuls of ticks, at few ticks a second (or until the next one is due), and at most.
+#: A wake-up costs as much as 20 ticks, and a large handful is made and passed on with warm caches.
+LEAST_WAKE_S, MOST_WAKE_S = 0.001, 0.005
 #: A feed that was held up makes up for at most so much; what is due beyond that is never made.
 CATCH_UP_S = 1.0
 #: A wake-up is never exact; a tick may leave early by this part of the gap between two ticks.
@@ -126,6 +127,11 @@ class Simulated(Feed):
         await _keep_rate(ctx, market, options.ticks_per_second, is_due=options.stamp == "due")
 
 
+def wake_s(rate: float) -> float:
+    """Return how long to gather ticks of a rate, in ticks a second: the more there are, the longer."""
+    return min(MOST_WAKE_S, LEAST_WAKE_S + rate * 8e-8)
+
+
 async def _open(ctx: FeedContext, market: Market) -> None:
     """Publish every name's book and quote, on top of the rate, so that a page shows all of them at once."""
     waiting = 0
@@ -144,7 +150,7 @@ async def _keep_rate(ctx: FeedContext, market: Market, rate: float, *, is_due: b
 
     ``is_due``: the ticks bear the time at which each was due, not that at which they were made.
     """
-    handful = ceil(rate * WAKE_S)
+    handful = ceil(rate * wake_s(rate))
     paid_until = trio.current_time()
     while True:
         wake = paid_until + handful / rate

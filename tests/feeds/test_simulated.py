@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from broker.core.ticks import Book, Quote, Tick, is_symbol
 from feeds._market import Market
-from feeds.simulated import CATCH_UP_S, FLUSH_TICKS, NAMES, WAKE_S, Simulated
+from feeds.simulated import CATCH_UP_S, FLUSH_TICKS, NAMES, Simulated, wake_s
 
 EPOCH_NS = 1_700_000_000_000_000_000
 
@@ -89,10 +89,10 @@ async def test_each_tick_leaves_when_it_is_due(
     given = options(ticks_per_second=rate, symbols=5)
     # Half a gap more, so that the last one is in time.
     ticks = timed(await listen(given, seconds + 0.5 / rate), given)
-    assert abs(len(ticks) - rate * seconds) <= ceil(rate * WAKE_S)
+    assert abs(len(ticks) - rate * seconds) <= ceil(rate * wake_s(rate))
     late = [at - number / rate for number, (at, _) in enumerate(ticks, 1)]
     assert min(late) > -0.01 / rate
-    assert max(late) < max(WAKE_S, 0.01 / rate) + 1 / rate
+    assert max(late) < max(wake_s(rate), 0.01 / rate) + 1 / rate
 
 
 async def test_at_low_rates_ticks_leave_one_by_one_and_evenly(
