@@ -99,7 +99,7 @@ class Session:
         self._next_sub = 1
         self._owner: dict[Topic, Subscription] = {}
         self._named: dict[tuple[Channel, str], Subscription] = {}
-        self._garbage: deque[float] = deque()
+        self._garbage: list[float] = []
         self._tokens = float(limits.requests_per_minute)
         self._refilled_at = 0.0
 
@@ -198,7 +198,7 @@ class Session:
     def _count_garbage(self, now: float) -> None:
         self._garbage.append(now)
         while self._garbage[0] < now - 60:
-            self._garbage.popleft()
+            self._garbage.pop(0)
         if len(self._garbage) > GARBAGE_PER_MINUTE:
             self.close_reason = errors.GARBAGE
 
