@@ -46,6 +46,8 @@ class Connection:
 
 
 Handler = Callable[[Connection], Awaitable[None]]
+#: Starts a task that outlives whoever started it.
+Spawn = Callable[[Callable[[], Awaitable[None]]], object]
 
 
 class Door:
@@ -114,6 +116,9 @@ class Door:
             await self._emptied.wait()
 
     async def _accept(self, listener: Listener, handlers: trio.Nursery) -> None:
+        def spawn(task: Callable[[], Awaitable[None]]) -> None:
+            handlers.start_soon(self._guard, task)
+
         is_exhausted = False
         while True:
             await self._waiting.wait_readable(listener)
@@ -132,10 +137,10 @@ class Door:
                     break
                 is_exhausted = False
                 host = address[0] if isinstance(address, tuple) else "local"
-                handlers.start_soon(self._handle, sock, str(host), handlers)
+                handlers.start_soon(self._handle, sock, str(host), spawn)
             await trio.lowlevel.checkpoint()
 
-    async def _handle(self, sock: Socket, address: str, handlers: trio.Nursery) -> None:
+    async def _handle(self, sock: Socket, address: str, spawn: Spawn) -> None:
         """Serve one connection; nothing that happens here goes further."""
         self.open += 1
         stream = None
@@ -148,12 +153,15 @@ class Door:
             stream = Stream(
                 sock,
                 write_deadline_s=self._write_deadline_s,
-                spawn=lambda task: handlers.start_soon(self._guard, task),
+                spawn=spawn,
                 tls=self._tls,
                 waiting=self._waiting,
             )
             self._streams.add(stream)
-            await self._route(stream, address)
+            # What it began with is not kept while it is served: a head is a kilobyte.
+            service = await self._route(stream, address)
+            if service is not None:
+                await service
         except Exception as exc:
             self.failures[type(exc).__name__] += 1
             if not isinstance(exc, OSError | trio.BrokenResourceError | trio.ClosedResourceError):
@@ -176,32 +184,32 @@ class Door:
             # Ours, whatever it is; an exception here would end every connection.
             log.exception("a writer failed")
 
-    async def _route(self, stream: Stream, address: str) -> None:
+    async def _route(self, stream: Stream, address: str) -> Awaitable[None] | None:
+        """Look at a connection's first bytes; return what serves it, ``None`` if it has had its answer."""
         with trio.move_on_after(self._handshake_timeout_s) as scope:
             begun = await self._read_head(stream)
         if scope.cancelled_caught:
             stream.offer(problem(408, "head_timeout", f"no request within {self._handshake_timeout_s:g} s"))
             await stream.finish(FINISH_S)
-            return
+            return None
         if begun is None:
-            return
+            return None
         raw, rest = begun
         if raw == H2_PREFACE[: len(raw)]:
-            await self._http2(stream, raw + rest)
-            return
+            return self._http2(stream, raw + rest)
         try:
             head = parse_head(raw, rest)
         except ValueError as exc:
             stream.offer(problem(400, "not_http", f"this is not an HTTP/1.1 request: {exc}"))
             await stream.finish(FINISH_S)
-            return
+            return None
         refusal = self._refusal(head)
         if refusal is not None:
             stream.offer(refusal)
             await stream.finish(FINISH_S)
-            return
+            return None
         handler = self._routes.get(head.path, self._pages)
-        await handler(Connection(stream, head, address))
+        return handler(Connection(stream, head, address))
 
     def _refusal(self, head: Head) -> bytes | None:
         """Return the answer to what Hypercorn would answer wrongly, or trip over."""
