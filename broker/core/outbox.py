@@ -13,7 +13,7 @@ write has to be taken within one write deadline.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import islice
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -63,6 +63,7 @@ class Outbox:
         "_plain",
         "_router",
         "_session",
+        "_shared_framing",
         "due",
         "evicted",
         "lane",
@@ -77,7 +78,8 @@ class Outbox:
         self._framing = framing
         self._gaps: list[Gap] = []
         session.on_change = self.forget_plain
-        packer = shared_packer(codec, framing.shared)
+        self._shared_framing = framing.shared
+        packer = shared_packer(codec, self._shared_framing)
         self._pack, self.pack_encoded = packer.update, packer.update_encoded
         #: The session's only mailbox while there is nothing but its ticks to be sent, else ``None``; since just now?
         self._plain: Mailbox | None = None
@@ -102,8 +104,31 @@ class Outbox:
         kind = str(type(message).__struct_config__.tag)
         return self._framing.frame(kind, self._codec.encode(message), cursor)
 
-    def heartbeat(self, ts: int) -> bytes:
-        """Return a heartbeat behind every gap that its account counts; ``ts`` is wall time in nanoseconds."""
+    def heartbeat(self, ts: int, made: dict[Hashable, bytes] | None = None) -> bytes:
+        """Return a heartbeat behind every gap that its account counts.
+
+        Args:
+            ts: wall time in nanoseconds.
+            made: those of others of the same ``ts``, one for each account; thousands of idle sessions have the same.
+        """
+        account = None if made is None else self._account_at_rest()
+        if made is None or account is None:
+            return self._make_heartbeat(ts)
+        data = made.get(account)
+        if data is None:
+            data = made[account] = self._make_heartbeat(ts)
+        return data
+
+    def _account_at_rest(self) -> Hashable | None:
+        """Return all that a heartbeat says, but its time, if nothing waits or has to be said first; else ``None``."""
+        session, plain = self._session, self._plain
+        if plain is None or session.only is None or not plain.is_clear or plain.inbox or session.untold:
+            return None
+        # Nothing is pending then, and the cursor is the tape's.
+        counts = plain.offered, plain.delivered, plain.conflated, plain.dropped
+        return self._codec, self._shared_framing, self._router.tape.offset, session.only.id, counts
+
+    def _make_heartbeat(self, ts: int) -> bytes:
         message = self._session.heartbeat(ts)
         framed = self._frame(message, self._resumable(message.cursor))
         return self._framing.batch(self._all_gaps() + framed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Hashable
 from typing import Any
 
 import msgpack
@@ -47,6 +48,7 @@ class Market:
         self.tape = Tape("e1", self.topics, history or HistoryLimits())
         self.router = Router(self.topics, self.tape)
         self.now = 0.0
+        self.heartbeats: dict[Hashable, bytes] = {}
 
     def publish(self, *ticks: Tick) -> None:
         """Put ticks on the tape and hand them over, as one batch."""
@@ -126,7 +128,8 @@ class Client:
         self._read(self.outbox.notices())
 
     def heartbeat(self) -> dict[str, Any]:
-        self._read(self.outbox.heartbeat(77))
+        # Shared with all others, for as long as the market lives: whatever is not in its key would be seen.
+        self._read(self.outbox.heartbeat(77, self.market.heartbeats))
         return self.messages[-1]
 
     def _read(self, data: bytes) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import pytest
 
 from broker.core.codecs import JSON, MSGPACK, Codec
-from broker.core.framing import NdjsonFraming, SseFraming
+from broker.core.framing import Framing, NdjsonFraming, SseFraming
 from broker.core.history import HistoryLimits
+from broker.core.messages import Subscribe
 from broker.core.outbox import WRITE_BOOKS, WRITE_GAPS, WRITE_TICKS, Outbox
 from broker.core.session import Session, SessionLimits
 from broker.core.ticks import Book
@@ -155,6 +158,48 @@ def test_every_cursor_says_what_has_been_sent(market: Market) -> None:
     assert offset(client.cursor) == WRITE_TICKS == offset(client.heartbeat()["cursor"])
     client.take()
     assert offset(client.heartbeat()["cursor"]) == WRITE_TICKS + 10
+
+
+def test_sessions_with_the_same_account_share_their_heartbeat_and_others_have_their_own(
+    market: Market, codec: Codec
+) -> None:
+    made: dict[Hashable, bytes] = {}
+
+    def outbox(*symbols: str, framing: Framing) -> Outbox:
+        session = Session("s", market.router, codec, SessionLimits())
+        outbox = Outbox(session, codec, framing)
+        session.welcome("broker", 10.0)
+        for symbol in symbols:
+            session.subscribe(Subscribe(id=1, ch="quote", symbols=[symbol], snapshot=False), 0.0)
+        flush(outbox)
+        return outbox
+
+    def flush(of: Outbox) -> None:
+        while of.take(0.0):
+            pass
+
+    def beat(of: Outbox) -> bytes:
+        data = of.heartbeat(7, made)
+        assert data == of.heartbeat(7), "it is what it would have been alone"
+        return data
+
+    plain = NdjsonFraming(chunked=False)
+    idle, same = outbox("SIM:A", framing=plain), outbox("SIM:A", framing=plain)
+    assert beat(idle) is beat(same)
+    others = [
+        outbox(framing=plain),
+        outbox("SIM:A", "SIM:B", framing=plain),
+        outbox("SIM:A", framing=NdjsonFraming(chunked=True)),
+    ]
+    assert len({beat(idle), *map(beat, others)}) == 4
+    before = beat(idle)
+    market.quotes("SIM:A")
+    assert b"pending" in idle.heartbeat(7, made) != before
+    flush(idle)
+    after = beat(idle)
+    assert after not in (before, beat(same)), "the other has not been sent the tick yet"
+    flush(same)
+    assert beat(same) is after
 
 
 def test_many_gaps_come_in_several_writes_all_before_the_ticks() -> None:
