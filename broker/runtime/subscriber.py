@@ -14,7 +14,7 @@ it has been taken. `MOST_UNREAD` holds whatever is said without having been aske
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -229,11 +229,15 @@ class Subscriber:
                 return
         self.wire.offer(self.outbox.message(message))
 
-    def heartbeat(self, now: float, ts: int) -> None:
-        """Send a heartbeat, unless the wire is busy: then the data is sign of life enough."""
+    def heartbeat(self, now: float, ts: int, made: dict[Hashable, bytes] | None = None) -> bytes:
+        """Return a heartbeat for the wire, none if that is busy: then the data is sign of life enough.
+
+        ``made``: as in `Outbox.heartbeat`.
+        """
         self.last_heartbeat = now
-        if self.ended is None and not self.wire.is_blocked:
-            self.wire.offer(self.outbox.heartbeat(ts))
+        if self.ended is not None or self.wire.is_blocked:
+            return b""
+        return self.outbox.heartbeat(ts, made)
 
     def end(self, reason: CloseReason) -> None:
         """End the session: send `closing`, then wake the connection's task to take it down.

@@ -201,7 +201,7 @@ class HttpStreamTransport:
             framing,
             address=connection.address,
             finish=lambda reason: LAST_CHUNK if chunked else b"",
-            keep_alive=lambda subscriber, now: self._keep_alive(subscriber, framing, now),
+            keep_alive=lambda now, _: self._keep_alive(subscriber, framing, now),
         )
         try:
             message = subscriber.outbox.message
@@ -232,12 +232,18 @@ class HttpStreamTransport:
         finally:
             await leave(self._sessions, subscriber, stream)
 
-    def _keep_alive(self, subscriber: Subscriber, framing: SseFraming | NdjsonFraming, now: float) -> None:
+    def _keep_alive(
+        self, subscriber: Subscriber, framing: SseFraming | NdjsonFraming, now: float
+    ) -> tuple[bytes, float]:
+        """See `broker.runtime.sessions.KeepAlive`; without it a proxy takes an idle stream for a dead one."""
+        pause_s = self._sessions.times.keepalive_s
         if not isinstance(framing, SseFraming) or subscriber.wire.is_blocked:
-            return
-        if now - subscriber.last_sent >= self._sessions.times.keepalive_s:
-            subscriber.last_sent = now
-            subscriber.wire.offer(framing.comment())
+            return b"", now + pause_s
+        due = subscriber.last_sent + pause_s
+        if now < due:
+            return b"", due
+        subscriber.last_sent = now
+        return framing.comment(), now + pause_s
 
     async def _turn_away(self, stream: Stream, reason: CloseReason) -> None:
         self._sessions.closed[reason.name] += 1

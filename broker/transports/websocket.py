@@ -10,14 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from math import inf
+from typing import Self
 
-import structlog
 import trio
-from wsproto.connection import Connection as WsConnection
-from wsproto.connection import ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
-from wsproto.utilities import LocalProtocolError, generate_accept_token
+from wsproto.utilities import generate_accept_token
 
 from broker.core import errors
 from broker.core.codecs import CODECS, Codec
@@ -25,19 +23,19 @@ from broker.core.errors import CloseReason
 from broker.core.framing import WEBSOCKET_BINARY, WEBSOCKET_TEXT, WebSocketFraming
 from broker.runtime.sessions import Sessions
 from broker.runtime.stream import Stream
-from broker.runtime.subscriber import Subscriber
+from broker.runtime.turns import TURN_S
 from broker.transports.closing import answer, leave, refused
 from broker.transports.door import FINISH_S, Connection
 from broker.transports.http1 import Head, problem
-
-log = structlog.get_logger()
+from broker.transports.websocket_frames import PING, FrameReader, close, is_empty_pong, pong
 
 #: Messages of the echo, which the Autobahn suite fills to the last byte.
 ECHO_BYTES = 16 << 20
-#: RFC 6455, section 5.5: a control frame carries 125 bytes, two of them the code.
-CLOSE_REASON_BYTES = 123
 #: Frames handled before the others have their turn: a read can bring ten thousand empty ones, 100 ms of work.
 FRAMES_PER_TURN = 64
+
+#: A client that has much to read is looked after again after so long, in seconds.
+BLOCKED_S = 1.0
 
 OnMessage = Callable[[str | bytes], Awaitable[None]]
 
@@ -124,6 +122,8 @@ def accept(key: bytes, subprotocol: str | None) -> bytes:
 class Peer:
     """An open WebSocket: reads messages, answers pings and closes. Writing data is not its business."""
 
+    __slots__ = ("_gathered", "_has_closed", "_message_bytes", "_reader", "_rest", "_stream", "has_answered")
+
     def __init__(self, stream: Stream, rest: bytes, *, message_bytes: int) -> None:
         """Begin to read.
 
@@ -132,10 +132,13 @@ class Peer:
             message_bytes: the most that one message may have, text in UTF-8.
         """
         self._stream = stream
-        self._ws = WsConnection(ConnectionType.SERVER, [], rest)
+        self._rest = rest
         self._message_bytes = message_bytes
+        #: While a message has begun and not ended.
+        self._reader: FrameReader | None = None
         #: The message so far, text in UTF-8. One buffer, so that it takes its size however finely it is cut.
-        self._gathered = bytearray()
+        self._gathered: bytearray | None = None
+        self._has_closed = False
         #: Whether it ever answered a ping.
         self.has_answered = False
 
@@ -146,110 +149,101 @@ class Peer:
             on_message: called with each whole message; what it awaits is felt by the client alone.
             on_bytes: called whenever something came.
         """
+        data, self._rest = self._rest, b""
         while True:
-            for count, event in enumerate(self._ws.events(), 1):
-                ended = await self._handle(event, on_message)
+            if self._reader is None and is_empty_pong(data):
+                self.has_answered = True
+            elif data:
+                ended = await self._read(data, on_message)
                 if ended is not None:
                     return ended
-                if count % FRAMES_PER_TURN == 0:
-                    await trio.lowlevel.checkpoint()
+            # What was read is not kept while it waits for more, most of its life.
+            data = b""
             data = await self._stream.receive_some()
             if not data:
                 return errors.CLIENT_GONE
             on_bytes()
-            self._ws.receive_data(data)
+
+    async def _read(self, data: bytes, on_message: OnMessage) -> CloseReason | None:
+        reader = self._reader = self._reader or FrameReader()
+        for count, event in enumerate(reader.read(data), 1):
+            ended = await self._handle(event, on_message)
+            if ended is not None:
+                return ended
+            if count % FRAMES_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+        if reader.is_at_rest:
+            self._reader = None
+        return None
 
     async def _handle(self, event: Event, on_message: OnMessage) -> CloseReason | None:
         match event:
             case TextMessage() | BytesMessage():
                 return await self._gather(event, on_message)
             case Ping():
-                self._send(event.response())
+                if not self._has_closed:
+                    self._stream.offer(pong(bytes(event.payload)))
                 # A client that pings and does not read would fill our queue: wait for it to read.
                 await self._stream.wait_send_all_might_not_block()
             case Pong():
                 self.has_answered = True
             case CloseConnection():
                 # Also how wsproto says that what came is not valid: then the peer has not closed.
-                asked = self._ws.state is not ConnectionState.OPEN
-                self._send(CloseConnection(event.code, None if event.reason is None else _cut(event.reason)))
+                asked = self._reader is not None and self._reader.has_valid_end
+                if not self._has_closed:
+                    self._has_closed = True
+                    self._stream.offer(close(event.code, event.reason))
                 return errors.ASKED if asked else errors.PROTOCOL_ERROR
         return None
 
     async def _gather(self, event: TextMessage | BytesMessage, on_message: OnMessage) -> CloseReason | None:
+        if self._gathered is None:
+            self._gathered = bytearray()
         self._gathered += event.data.encode() if isinstance(event, TextMessage) else event.data
         if len(self._gathered) > self._message_bytes:
             return errors.TOO_BIG
         if event.message_finished:
-            whole, self._gathered = self._gathered, bytearray()
+            whole, self._gathered = self._gathered, None
             await on_message(whole.decode() if isinstance(event, TextMessage) else bytes(whole))
         return None
 
-    def ping(self) -> None:
-        """Send a ping; any answer at all is sign of life."""
-        self._send(Ping(b""))
-
     def close(self, reason: CloseReason) -> bytes:
         """Return the frame that begins the close; empty if one has been sent."""
-        try:
-            return self._ws.send(CloseConnection(reason.code, _cut(reason.text)))
-        except LocalProtocolError:
+        if self._has_closed:
             return b""
-
-    def _send(self, event: Event) -> None:
-        with suppress(LocalProtocolError):
-            self._stream.offer(self._ws.send(event))
+        self._has_closed = True
+        return close(reason.code, reason.text)
 
 
-def _cut(text: str) -> str:
-    return text.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore")
+class _Client(Peer):
+    """The far end of a session.
 
+    One object with methods, for there are thousands: each closure of its own would take two hundred bytes.
+    """
 
-class WebSocketTransport:
-    """`/v1/ws` and `/debug/echo`."""
+    __slots__ = ("_sessions", "_time_ns", "subscriber")
 
-    def __init__(self, sessions: Sessions, *, time_ns: Callable[[], int]) -> None:
+    def __init__(self, stream: Stream, rest: bytes, sessions: Sessions, time_ns: Callable[[], int]) -> None:
+        """See `Peer`; `join` must follow."""
+        super().__init__(stream, rest, message_bytes=sessions.limits.message_bytes)
         self._sessions = sessions
         self._time_ns = time_ns
 
-    async def serve(self, connection: Connection) -> None:
-        """Run one subscriber's session, from the upgrade to the close."""
-        stream = connection.stream
-        try:
-            key = check_upgrade(connection.head)
-            codec, is_named = choose_codec(connection.head)
-        except HandshakeError as exc:
-            await answer(stream, exc.answer)
-            return
-        stream.offer(accept(key, codec.subprotocol if is_named else None))
-        peer = Peer(stream, connection.head.rest, message_bytes=self._sessions.limits.message_bytes)
-        framing = WEBSOCKET_BINARY if codec.is_binary else WEBSOCKET_TEXT
-        refusal = self._sessions.refusal(connection.address)
-        if refusal is not None:
-            await self._turn_away(stream, peer, codec, framing, refusal)
-            return
-        subscriber, welcome = self._sessions.open(
-            stream,
-            codec,
-            framing,
-            address=connection.address,
-            finish=peer.close,
-            keep_alive=lambda subscriber, now: self._keep_alive(subscriber, peer, now),
+    def join(self, codec: Codec, framing: WebSocketFraming, address: str) -> Self:
+        """Open its session, and say `welcome`; `leave` must follow."""
+        self.subscriber, welcome = self._sessions.open(
+            self._stream, codec, framing, address=address, finish=self.close, keep_alive=self.keep_alive
         )
-        try:
-            subscriber.say(welcome)
-            with subscriber.scope:
-                reason = await peer.run(
-                    lambda payload: self._request(subscriber, stream, payload), lambda: _hear(subscriber)
-                )
-                if reason is errors.TOO_BIG:
-                    subscriber.end(reason)
-                elif subscriber.ended is None:
-                    subscriber.ended = reason
-        finally:
-            await leave(self._sessions, subscriber, stream)
+        self.subscriber.say(welcome)
+        return self
 
-    async def _request(self, subscriber: Subscriber, stream: Stream, payload: str | bytes) -> None:
+    def hear(self) -> None:
+        """Note that something came."""
+        self.subscriber.last_heard = trio.current_time()
+
+    async def request(self, payload: str | bytes) -> None:
+        """Carry out what it asks for."""
+        subscriber, stream = self.subscriber, self._stream
         session = subscriber.session
         if subscriber.ended is not None:
             return
@@ -268,35 +262,90 @@ class WebSocketTransport:
         if stream.is_blocked:
             await stream.wait_send_all_might_not_block()
 
-    def _keep_alive(self, subscriber: Subscriber, peer: Peer, now: float) -> None:
-        """Ping a silent client, and give up one that used to answer pings and no longer does.
+    def keep_alive(self, now: float, interval_s: float) -> tuple[bytes, float]:
+        """Ping it if it is silent, and give it up if it used to answer pings and no longer does.
 
-        A client that never answered any is left to TCP: RFC 6455 obliges it to, but one that counts bytes
+        One that never answered any is left to TCP: RFC 6455 obliges it to, but one that counts bytes
         and reads them all does no harm.
         """
-        times = self._sessions.times
-        stream = subscriber.wire
-        assert isinstance(stream, Stream)
-        heard = max(subscriber.last_heard, stream.last_progress)
-        silent = now - heard
+        subscriber, times = self.subscriber, self._sessions.times
+        heard = max(subscriber.last_heard, self._stream.last_progress)
         pinged = subscriber.ping_sent_at
-        # Looked at once a second: whoever was not pinged since it last said something has failed to answer nothing.
-        has_missed = peer.has_answered and pinged is not None and pinged > heard
-        if has_missed and silent >= times.ping_interval_s + times.ping_timeout_s:
-            subscriber.end(errors.CLIENT_SILENT)
+        if self._has_closed:
+            return b"", inf
+        # What is due within this turn is due: later by one would be later by a second.
+        now += TURN_S
+        if self.has_answered and pinged is not None and pinged > heard:
+            # Not before a slow consumer would have been evicted as what it is.
+            patience = max(heard + times.ping_interval_s, pinged) + times.ping_timeout_s
+            if now >= patience:
+                subscriber.end(errors.CLIENT_SILENT)
+                return b"", inf
+            return b"", patience
+        due = -inf if pinged is None else pinged + interval_s
+        if self.has_answered:
+            due = max(due, heard + interval_s)
+        if now < due:
+            return b"", due
+        if self._stream.is_blocked:
+            return b"", now + BLOCKED_S
+        # Not when its turn was: that may be long ago, and the client has its time from now on.
+        subscriber.ping_sent_at = pinged = trio.current_time()
+        return PING, pinged + min(interval_s, times.ping_timeout_s)
+
+
+class WebSocketTransport:
+    """`/v1/ws` and `/debug/echo`."""
+
+    def __init__(self, sessions: Sessions, *, time_ns: Callable[[], int]) -> None:
+        self._sessions = sessions
+        self._time_ns = time_ns
+
+    async def serve(self, connection: Connection) -> None:
+        """Run one subscriber's session, from the upgrade to the close."""
+        stream = connection.stream
+        client = await self._let_in(connection)
+        # It holds the request, which nobody needs any more.
+        del connection
+        if client is None:
             return
-        is_due = pinged is None or now - pinged >= times.ping_interval_s
-        if is_due and not stream.is_blocked and (silent >= times.ping_interval_s or not peer.has_answered):
-            subscriber.ping_sent_at = now
-            peer.ping()
+        subscriber = client.subscriber
+        try:
+            with subscriber.scope:
+                reason = await client.run(client.request, client.hear)
+                if reason is errors.TOO_BIG:
+                    subscriber.end(reason)
+                elif subscriber.ended is None:
+                    subscriber.ended = reason
+        finally:
+            await leave(self._sessions, subscriber, stream)
+
+    async def _let_in(self, connection: Connection) -> _Client | None:
+        """Answer the upgrade; return who has a session now, ``None`` if there is none."""
+        stream, head = connection.stream, connection.head
+        try:
+            key = check_upgrade(head)
+            codec, is_named = choose_codec(head)
+        except HandshakeError as exc:
+            await answer(stream, exc.answer)
+            return None
+        stream.offer(accept(key, codec.subprotocol if is_named else None))
+        framing = WEBSOCKET_BINARY if codec.is_binary else WEBSOCKET_TEXT
+        refusal = self._sessions.refusal(connection.address)
+        if refusal is not None:
+            await self._turn_away(stream, codec, framing, refusal)
+            return None
+        return _Client(stream, head.rest, self._sessions, self._time_ns).join(
+            codec, framing, connection.address
+        )
 
     async def _turn_away(
-        self, stream: Stream, peer: Peer, codec: Codec, framing: WebSocketFraming, reason: CloseReason
+        self, stream: Stream, codec: Codec, framing: WebSocketFraming, reason: CloseReason
     ) -> None:
         """Say why there is no session, in the way that a client of ours understands."""
         self._sessions.closed[reason.name] += 1
-        closing = refused(reason)
-        stream.offer(framing.frame("closing", codec.encode(closing)) + peer.close(reason))
+        closing = framing.frame("closing", codec.encode(refused(reason)))
+        stream.offer(closing + close(reason.code, reason.text))
         await stream.finish(FINISH_S)
 
     async def echo(self, connection: Connection) -> None:
@@ -322,7 +371,3 @@ class WebSocketTransport:
         if reason is errors.TOO_BIG:
             stream.offer(peer.close(reason))
         await stream.finish(FINISH_S)
-
-
-def _hear(subscriber: Subscriber) -> None:
-    subscriber.last_heard = trio.current_time()

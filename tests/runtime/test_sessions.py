@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from itertools import pairwise
+from math import inf
 
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from broker.core import errors
 from broker.core.session import SessionLimits
+from broker.runtime import sessions as sessions_module
 from broker.runtime.sessions import SessionTimes
 from broker.runtime.subscriber import Subscriber
 from tests.fakes import ACME, open_broker, quote
-from tests.raw import CLOSE, PING, PONG, TEXT, get, stream, websocket
+from tests.raw import CLOSE, PING, PONG, TEXT, RawWebSocket, get, stream, websocket
 
 
 async def test_session_over_the_limit_is_told_1013_and_when_to_come_back(autojump_clock: object) -> None:
@@ -110,6 +114,56 @@ async def test_client_that_answers_every_ping_stays_however_short_the_times(auto
         assert broker.sessions.closed == {}
 
 
+async def test_pings_get_rarer_with_the_number_of_clients_and_one_that_hangs_is_found_all_the_same(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions_module, "PINGS_PER_S", 0.1)
+    async with open_broker() as broker, websocket(broker.port) as polite, websocket(broker.port) as other:
+        pinged: list[float] = []
+
+        async def answer(ws: RawWebSocket, until: float) -> None:
+            while True:
+                opcode, payload = await ws.receive_frame()
+                if opcode == PING:
+                    if trio.current_time() > until:
+                        return
+                    await ws.send(PONG, payload)
+                    if ws is polite:
+                        pinged.append(trio.current_time())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer, polite, inf)
+            await answer(other, 50)
+            hangs_since = trio.current_time()
+            with suppress(EOFError):
+                while True:
+                    await other.receive_frame()
+            assert 4 <= trio.current_time() - hangs_since <= 5
+            assert broker.sessions.closed == {"client_silent": 1}
+            gaps = [later - earlier for earlier, later in pairwise(pinged)]
+            assert gaps == pytest.approx([20] * len(gaps), abs=0.2)
+            assert len(gaps) >= 2
+            pinged.clear()
+            await trio.sleep(61)
+            gaps = [later - earlier for earlier, later in pairwise(pinged)]
+            assert gaps == pytest.approx([10] * len(gaps), abs=0.2), "half as many share the pings"
+            assert len(gaps) >= 4
+            nursery.cancel_scope.cancel()
+
+
+async def test_nobody_is_given_up_because_the_broker_was_held_up(autojump_clock: MockClock) -> None:
+    async with open_broker() as broker, websocket(broker.port) as ws:
+        for _ in range(3):
+            opcode, payload = await ws.receive_frame()
+            while opcode != PING:
+                opcode, payload = await ws.receive_frame()
+            # The answer is there, and lies unread while somebody else has the processor.
+            await ws.send(PONG, payload)
+            autojump_clock.jump(30)
+        await trio.sleep(1)
+        assert broker.sessions.closed == {}
+
+
 async def test_client_that_never_answered_a_ping_is_left_to_tcp(autojump_clock: object) -> None:
     async with open_broker() as broker, websocket(broker.port):
         await trio.sleep(60)
@@ -159,7 +213,7 @@ async def test_fault_in_looking_after_one_session_ends_that_one_alone(autojump_c
         class Faulty(Subscriber):
             __slots__ = ()
 
-            def heartbeat(self, now: float, ts: int) -> None:
+            def heartbeat(self, now: float, ts: int, made: object = None) -> bytes:
                 raise RuntimeError("a fault of ours")
 
         first.__class__ = Faulty

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from broker.runtime import sessions as sessions_module
+from broker.runtime import turns as turns_module
 from broker.runtime.sessions import SessionTimes
 from broker.runtime.subscriber import Subscriber
 from tests.fakes import ACME, RunningBroker, fat_book, open_broker, trade
@@ -85,8 +86,9 @@ async def test_stall_with_more_waiting_in_the_queue_ends_the_same_way(autojump_c
 async def test_stall_without_a_single_tick_ends_once_signs_of_life_have_filled_the_pipe(
     autojump_clock: object, monkeypatch: pytest.MonkeyPatch, transport: str, times: SessionTimes
 ) -> None:
-    monkeypatch.setattr(sessions_module, "PERIOD_S", 0.001)
-    monkeypatch.setattr(sessions_module, "SLOTS", 1)
+    monkeypatch.setattr(turns_module, "TURN_S", 0.001)
+    monkeypatch.setattr(turns_module, "PLACES", 1)
+    monkeypatch.setattr(sessions_module, "PINGS_PER_S", 1e9)
     async with open_broker(write_deadline_s=5, times=times) as broker:
         opened = (
             websocket(broker.port, receive_buffer=4096)

@@ -31,7 +31,7 @@ async def test_nothing_is_written_behind_the_closing(autojump_clock: object) -> 
         market.fanout.publish([trade(ACME, 1)])
         reader.subscriber.end(errors.DRAINING)
         reader.subscriber.say(Pong(1, 1))
-        reader.subscriber.heartbeat(0, 1)
+        reader.wire.offer(reader.subscriber.heartbeat(0, 1))
         market.fanout.publish([trade(ACME, 2)])
         await trio.testing.wait_all_tasks_blocked()
         assert reader.messages()[-1]["type"] == "closing"
@@ -64,10 +64,10 @@ async def test_busy_wire_gets_no_heartbeat(autojump_clock: object) -> None:
         reader = market.subscribe("trade", ACME)
         await trio.testing.wait_all_tasks_blocked()
         reader.wire.block()
-        reader.subscriber.heartbeat(10, 1)
+        reader.wire.offer(reader.subscriber.heartbeat(10, 1))
         assert reader.of("heartbeat") == []
         reader.wire.drain()
-        reader.subscriber.heartbeat(20, 1)
+        reader.wire.offer(reader.subscriber.heartbeat(20, 1))
         assert [message["ts"] for message in reader.of("heartbeat")] == ["1"]
 
 
@@ -76,7 +76,7 @@ async def test_heartbeat_says_where_a_resume_would_start_and_what_is_pending(aut
         reader = market.subscribe("trade", ACME)
         await trio.testing.wait_all_tasks_blocked()
         market.fanout.publish(trades(ACME, 3))
-        reader.subscriber.heartbeat(10, 1)
+        reader.wire.offer(reader.subscriber.heartbeat(10, 1))
         (heartbeat,) = reader.of("heartbeat")
         assert heartbeat["cursor"] == "e1-0", "the three have not been sent"
         assert heartbeat["ledger"] == [
