@@ -11,9 +11,10 @@ from typing import Generic, TypeVar
 Member = TypeVar("Member", bound=Hashable)
 
 #: How long a turn is. Each member has its place among the turns of a second, so that those who came together, or
-#: with whom something happened together, do not have their turns together as well.
-TURN_S = 0.05
-PLACES = 20
+#: with whom something happened together, do not have their turns together as well. Twenty turns a second instead of
+#: eight cost 0.3 % of a core more, with nobody there; of ten thousand sessions each takes some 2 ms.
+TURN_S = 0.125
+PLACES = 8
 #: Who is due later than that is looked at in vain.
 LONGEST_TURNS = round(3600 / TURN_S)
 
