@@ -113,6 +113,6 @@ def test_reason_of_a_close_is_cut_to_what_a_control_frame_carries() -> None:
 
 
 def test_answer_to_a_ping_has_its_payload() -> None:
-    assert list(FrameReader().read(frame(PONG, b"abc"))) == [Pong(payload=bytearray(b"abc"))]
-    assert list(FrameReader().read(frame(PING, b"abc"))) == [Ping(payload=bytearray(b"abc"))]
+    assert list(FrameReader().read(frame(PONG, b"abc"))) == [Pong(payload=b"abc")]
+    assert list(FrameReader().read(frame(PING, b"abc"))) == [Ping(payload=b"abc")]
     assert pong(b"abc") == b"\x8a\x03abc"
