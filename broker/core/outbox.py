@@ -125,7 +125,7 @@ class Outbox:
         if plain is None or session.only is None or not plain.is_clear or plain.inbox or session.untold:
             return None
         # Nothing is pending then, and the cursor is the tape's.
-        counts = plain.offered, plain.delivered, plain.conflated, plain.dropped
+        counts = plain.passed, plain.offered, plain.delivered, plain.conflated, plain.dropped
         return self._codec, self._shared_framing, self._router.tape.offset, session.only.id, counts
 
     def _make_heartbeat(self, ts: int) -> bytes:

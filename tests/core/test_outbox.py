@@ -200,6 +200,13 @@ def test_sessions_with_the_same_account_share_their_heartbeat_and_others_have_th
     assert after not in (before, beat(same)), "the other has not been sent the tick yet"
     flush(same)
     assert beat(same) is after
+    late, later = outbox("SIM:A", framing=plain), outbox("SIM:A", framing=plain)
+    market.quotes("SIM:A")
+    flush(later)
+    latest = outbox("SIM:A", framing=plain)
+    assert beat(later) != beat(latest), "who came behind the tick was never offered it"
+    flush(late)
+    assert beat(late) is beat(later)
 
 
 def test_many_gaps_come_in_several_writes_all_before_the_ticks() -> None:
