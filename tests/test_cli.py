@@ -261,7 +261,12 @@ def test_ctrl_c_ends_watch_with_130(followed: list[object], monkeypatch: pytest.
         return 0
 
     monkeypatch.setattr(sys.modules["broker.client.watch"], "watch", interrupt)
-    assert main(["watch", "*"]) == 130
+    # A shell without job control has its background jobs ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(["watch", "*"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # --- config and feed --------------------------------------------------------------------------------
