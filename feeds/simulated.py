@@ -24,8 +24,9 @@ MOST_TICKS_PER_SECOND = 100_000
 #: Ticks handed over between two flushes; as many as the broker takes in one batch.
 FLUSH_TICKS = 256
 #: How long to sleep between two handfuls of ticks, at few ticks a second (or until the next one is due), and at most.
-#: A wake-up costs as much as 20 ticks, and a large handful is made and passed on with warm caches.
-LEAST_WAKE_S, MOST_WAKE_S = 0.001, 0.005
+#: A wake-up costs as much as 20 ticks, and a large handful is made and passed on with warm caches. The kernel's
+#: `epoll_wait` counts whole milliseconds, rounded up.
+LEAST_WAKE_S, MOST_WAKE_S = 0.0009, 0.005
 #: A feed that was held up makes up for at most so much; what is due beyond that is never made.
 CATCH_UP_S = 1.0
 #: A wake-up is never exact; a tick may leave early by this part of the gap between two ticks.
@@ -129,7 +130,7 @@ class Simulated(Feed):
 
 def wake_s(rate: float) -> float:
     """Return how long to gather ticks of a rate, in ticks a second: the more there are, the longer."""
-    return min(MOST_WAKE_S, LEAST_WAKE_S + rate * 8e-8)
+    return min(MOST_WAKE_S, max(LEAST_WAKE_S, rate * 1e-7))
 
 
 async def _open(ctx: FeedContext, market: Market) -> None:
