@@ -19,7 +19,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from broker.core.conflation import conflation_key
-from broker.core.encoding import JSON_OPENS, read_head, read_tick
+from broker.core.encoding import JSON_OPENS, head_reader, read_tick
 from broker.core.history import History
 from broker.core.queues import Item, Queue
 from broker.core.tape import Entry, Tape
@@ -55,20 +55,24 @@ class Recall:
         limits = self._history.limits
         return limits.ticks >= LEAST_TICKS and limits.bytes >= LEAST_BYTES and limits.age_s >= LEAST_AGE_S
 
-    def place(self, encoded: bytes) -> Placed:
-        """Return topic and ``seq``."""
-        head = read_head(encoded)
-        return Placed(self._topics.on_channel(head.ch)[head.sym], head.seq)
+    def locate(self, ticks: Sequence[bytes]) -> tuple[list[Topic], list[int], list[int]]:
+        """Return topics, ``seq`` and places on the tape of ticks of one channel that came lately, all in one codec.
 
-    def offset(self, encoded: bytes) -> int:
-        """Return the place on the tape of a tick that came lately; 1 if the history has forgotten it.
-
-        Any cursor before that place is too old then.
+        The place is 1 if the history has forgotten it: any cursor before it is too old then.
         """
-        head = read_head(encoded)
-        topic = self._topics.on_channel(head.ch)[head.sym]
-        index = head.seq - topic.first_kept
-        return topic.offsets[index] if index >= 0 else 1
+        read = head_reader(ticks[0])
+        heads = list(map(read, ticks))
+        by_sym = self._topics.on_channel(heads[0].ch)
+        topics, seqs, places = [], [], []
+        for head in heads:
+            topic, seq = by_sym[head.sym], head.seq
+            offsets = topic.offsets
+            # What `Topic.first_kept` says: once for each tick that a stalled reader misses.
+            index = seq - topic.seq + len(offsets) - 1
+            topics.append(topic)
+            seqs.append(seq)
+            places.append(offsets[index] if index >= 0 else 1)
+        return topics, seqs, places
 
     def time_of(self, offset: int) -> float:
         """Return when it was put on the tape, in seconds of the broker's clock; 0 if that has been forgotten."""
@@ -86,14 +90,15 @@ class Recall:
 class EncodedQueue(Queue):
     """``every``, as bytes: all ticks, in order."""
 
-    __slots__ = ("_gone", "_items", "_offsets", "_recall")
+    __slots__ = ("_gone", "_items", "_offsets", "_recall", "_seqs", "_topics")
 
     def __init__(self, recall: Recall) -> None:
         super().__init__()
         self._items: deque[bytes] = deque()
-        #: Where each is on the tape: once it waits for long, the history may not say any more. Those before `_gone`
-        #: are of ticks that have gone; a deque would keep an object for each.
-        self._offsets = array("Q")
+        #: Which each is, and where on the tape: once it waits for long, the history may not say any more. Those
+        #: before `_gone` are of ticks that have gone; a deque would keep an object for each.
+        self._offsets, self._seqs = array("Q"), array("Q")
+        self._topics: list[Topic] = []
         self._gone = 0
         self._recall = recall
 
@@ -105,8 +110,13 @@ class EncodedQueue(Queue):
         return len(self._items)
 
     def put(self, items: Sequence[bytes]) -> int:  # type: ignore[override]  # whoever fills it knows what it holds
+        if not items:
+            return 0
         self._items.extend(items)
-        self._offsets.extend(map(self._recall.offset, items))
+        topics, seqs, offsets = self._recall.locate(items)
+        self._topics += topics
+        self._seqs.extend(seqs)
+        self._offsets.extend(offsets)
         self.bytes += sum(map(len, items))
         return 0
 
@@ -135,10 +145,11 @@ class EncodedQueue(Queue):
         return taken
 
     def _forget(self, count: int) -> None:
-        """Let go of the oldest offsets."""
+        """Let go of what is known of the oldest."""
         self._gone += count
         if self._gone > len(self._items):
-            del self._offsets[: self._gone]
+            for column in (self._offsets, self._seqs, self._topics):
+                del column[: self._gone]
             self._gone = 0
 
     def take(self, upto: int | None) -> list[Entry]:
@@ -156,6 +167,8 @@ class EncodedQueue(Queue):
         kept = [entry for entry in entries if not condition(entry)]
         self._items = deque(entry.json or entry.packed for entry in kept)
         self._offsets = array("Q", [entry.offset for entry in kept])
+        self._seqs = array("Q", [entry.seq for entry in kept])
+        self._topics = [entry.topic for entry in kept]
         self._gone = 0
         self.bytes = sum(map(len, self._items))
         return removed
@@ -167,21 +180,20 @@ class EncodedQueue(Queue):
         """
         items, size = self._items, self.bytes
         pop = items.pop if newest else items.popleft
-        count = len(items)
-        gone: list[bytes] = []
+        count = before = len(items)
         while count > 1 and (count > most or size > most_bytes):
-            tick = pop()
-            gone.append(tick)
-            size -= len(tick)
+            size -= len(pop())
             count -= 1
         self.bytes = size
-        at = 0.0
-        if newest and gone:
-            at = self._recall.time_of(self._offsets[-len(gone)])
-            del self._offsets[-len(gone) :]
+        gone = before - count
+        if not gone:
+            return []
+        first = self._gone + (count if newest else 0)
+        part = slice(first, first + gone)
+        placed = list(map(Placed, self._topics[part], self._seqs[part]))
+        if newest:
+            placed[0].at = self._recall.time_of(self._offsets[first])
+            del self._offsets[part], self._seqs[part], self._topics[part]
         else:
-            self._forget(len(gone))
-        placed = list(map(self._recall.place, reversed(gone) if newest else gone))
-        if placed:
-            placed[0].at = at
+            self._forget(gone)
         return placed

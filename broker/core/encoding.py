@@ -5,6 +5,8 @@ Nanoseconds are integers in MessagePack and strings in JSON (`JSON.parse` would 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from broker.core.ticks import TICK_TYPES, Bar, Channel, Tick
@@ -35,18 +37,31 @@ def quote_integer(raw: bytes, key: bytes) -> bytes:
     return b'%b"%b"%b' % (raw[:start], raw[start:end], raw[end:])
 
 
+#: The last time that was written, and its text: a feed stamps a handful of ticks with one and the same object.
+_last_time, _last_text = 0, "0"
+
+
+def _time_text(nanos: int) -> str:
+    if not _LEAST <= nanos <= _MOST:
+        raise OverflowError("ts or rts is more than 64 bits: MessagePack could not carry it")
+    return str(nanos)
+
+
 def tick_to_json(tick: Tick) -> bytes:
     """Return a tick as JSON, its nanoseconds as strings.
 
     Raises:
         TypeError, ValueError, OverflowError: it holds what no codec can carry.
     """
+    global _last_time, _last_text
     ts, rts = tick.ts, tick.rts
-    if not (_LEAST <= ts <= _MOST and _LEAST <= rts <= _MOST):
-        raise OverflowError("ts or rts is more than 64 bits: MessagePack could not carry it")
+    text = _last_text
+    if ts is not _last_time:
+        text = _time_text(ts)
+        _last_time, _last_text = ts, text
+    other = text if rts is ts else _time_text(rts)
     # The encoder writes what is there, whatever the annotation says: twice as fast as mending its bytes.
-    text = str(ts)
-    tick.ts, tick.rts = text, text if rts == ts else str(rts)  # type: ignore[assignment]
+    tick.ts, tick.rts = text, other  # type: ignore[assignment]
     try:
         raw = _json_encode(tick)
     finally:
@@ -79,9 +94,9 @@ _packed_head = msgspec.msgpack.Decoder(Head).decode
 _TYPES: dict[str, type[Tick]] = {kind.ch: kind for kind in TICK_TYPES}
 
 
-def read_head(encoded: bytes) -> Head:
-    """Return which tick was encoded, in either codec."""
-    return _json_head(encoded) if encoded[0] == JSON_OPENS else _packed_head(encoded)
+def head_reader(encoded: bytes) -> Callable[[bytes], Head]:
+    """Return what reads the heads of ticks in the codec of this one."""
+    return _json_head if encoded[0] == JSON_OPENS else _packed_head
 
 
 def read_tick(encoded: bytes) -> Tick:

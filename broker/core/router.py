@@ -42,15 +42,20 @@ class Router:
         """
         offered = 0
         for topic, item in zip(*self.tape.append(ticks, now), strict=True):
+            if type(item) is bytes:
+                plain = topic.plain_boxes
+                if plain:
+                    offered += len(plain)
+                    touched[topic] = None
+                    for inbox in plain:
+                        inbox.append(item)
+                continue
+            assert not isinstance(item, bytes)
             count, boxes, json_boxes, packed_boxes = topic.routes or topic.list_routes()
             if not count:
                 continue
             offered += count
             touched[topic] = None
-            if isinstance(item, bytes):
-                for inbox in json_boxes or packed_boxes:
-                    inbox.append(item)
-                continue
             for inbox in boxes:
                 inbox.append(item)
             if json_boxes:

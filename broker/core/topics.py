@@ -35,6 +35,7 @@ class Topic:
         is_single: whether there is one newest tick; else (bars, states) one of each conflation key that matters.
         newest, current: it, or them: what a snapshot shows. ``newest`` is ``None`` as well while `encoded` says it.
         encoded: the newest tick of a plain topic, as it is in the history; else out of date.
+        plain_boxes: the inboxes of those who get a plain topic's ticks.
         book: levels, on ``book`` only.
         resets: at which of the tape's offsets the feed missed something of the book, oldest first, with ticks between
             any two; those before the last forgotten tick may be left out.
@@ -63,6 +64,7 @@ class Topic:
         "newest",
         "offset",
         "offsets",
+        "plain_boxes",
         "rendered",
         "resets",
         "resuming",
@@ -84,6 +86,7 @@ class Topic:
         self.is_single = ch in SINGLE
         self.newest: Entry | None = None
         self.encoded = b""
+        self.plain_boxes: list[list[Any]] = []
         self.current: dict[str, Entry] = {}
         self.book: BookState | None = BookState() if ch == "book" else None
         self.rendered: Entry | None = None
@@ -137,6 +140,7 @@ class Topic:
             boxes.append(mailbox.inbox)
         self.routes = len(self.mailboxes), entries, json, packed
         self.is_plain = self.is_single and not entries and not (json and packed)
+        self.plain_boxes = json or packed
         return self.routes
 
     @property

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from operator import attrgetter
+from typing import cast
 
 import structlog
 import trio
@@ -16,7 +18,7 @@ from broker.core.bars import INTERVALS, SECOND, BarBuilder
 from broker.core.books import with_plain_removals
 from broker.core.errors import FrameError
 from broker.core.feed_queue import Missed, Rewound
-from broker.core.ticks import Book, Tick, Trade, is_symbol
+from broker.core.ticks import Book, Quote, Tick, Trade, is_symbol
 from broker.core.topics import Topics
 from broker.runtime.fanout import Fanout
 from broker.runtime.feed_runner import Feed, FeedRunner, Upstream
@@ -28,6 +30,9 @@ SILENCE_S = 2.0
 
 #: A `ts` further in the future than this is a mistake of the adapter's, and must not close bars.
 FUTURE_NS = 60 * SECOND
+#: Of these a feed's batch is published as it is; of the others each is looked at.
+_PLAIN = frozenset({Quote, Book})
+_ts, _rts, _sym = attrgetter("ts"), attrgetter("rts"), attrgetter("sym")
 #: Later than the end of every bar that may be open.
 CLOSE_ALL_NS = 2 * INTERVALS[-1][1]
 
@@ -99,7 +104,14 @@ class Ingest:
         runner = batch.feed
         ticks: list[Tick] = []
         watermark, is_checked = runner.watermark, runner.feed.is_checked
-        for item in batch.items:
+        items = batch.items
+        if is_checked and items and _PLAIN.issuperset(map(type, items)):
+            newest = max(map(_ts, items))
+            if newest <= min(map(_rts, items)) + FUTURE_NS and runner.symbols.keys() >= set(map(_sym, items)):
+                # Nothing is to be done with any of them: so it mostly is with the fastest feeds.
+                watermark = max(watermark, newest)
+                ticks, items = cast(list[Tick], items), []
+        for item in items:
             if isinstance(item, Missed):
                 self._publish(runner, ticks)
                 self._fanout.gap(item.ch, item.sym, item.reason)

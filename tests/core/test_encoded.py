@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from broker.core import outbox
 from broker.core.codecs import CODECS, JSON, MSGPACK, Codec
 from broker.core.encoded import Recall
-from broker.core.encoding import pack_tick, read_head, read_tick, tick_to_json
+from broker.core.encoding import head_reader, pack_tick, read_tick, tick_to_json
 from broker.core.history import HistoryLimits
 from broker.core.ticks import Tick
 from tests.core.pair import Client, Market, quote, trade
@@ -53,7 +53,7 @@ def test_tick_is_read_back_from_either_codec_as_it_was(ch: str, spec: dict[str, 
     tick.seq = 7
     for encoded in (tick_to_json(tick), pack_tick(tick)):
         assert read_tick(encoded) == tick
-        head = read_head(encoded)
+        head = head_reader(encoded)(encoded)
         assert (head.ch, head.sym, head.seq) == (ch, tick.sym, 7)
 
 
@@ -180,7 +180,10 @@ def test_forgotten_tick_has_the_first_place_and_no_time() -> None:
     market.now = 5.0
     market.publish(*ticks)
     market.tape.history.trim(market.topics.get("trade", "SIM:A"))
-    offsets = [recall.offset(pack_tick(tick)) for tick in ticks[1:]]
+    topics, seqs, offsets = recall.locate([pack_tick(tick) for tick in ticks[1:]])
+    assert [(topic.sym, seq) for topic, seq in zip(topics, seqs, strict=True)] == [
+        (tick.sym, tick.seq) for tick in ticks[1:]
+    ]
     assert offsets == [1, 3]
     assert list(map(recall.time_of, offsets)) == [0.0, 5.0]
     assert not recall.is_reliable
