@@ -8,11 +8,9 @@ read from there where it is needed: for a gap, for a cursor, when the contract c
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from typing import TypeAlias
 
@@ -55,24 +53,22 @@ class Recall:
         limits = self._history.limits
         return limits.ticks >= LEAST_TICKS and limits.bytes >= LEAST_BYTES and limits.age_s >= LEAST_AGE_S
 
-    def locate(self, ticks: Sequence[bytes]) -> tuple[list[Topic], list[int], list[int]]:
-        """Return topics, ``seq`` and places on the tape of ticks of one channel that came lately, all in one codec.
-
-        The place is 1 if the history has forgotten it: any cursor before it is too old then.
-        """
-        read = head_reader(ticks[0])
-        heads = list(map(read, ticks))
+    def name(self, ticks: Sequence[bytes]) -> list[Placed]:
+        """Return topic and ``seq`` of ticks of one channel, all in one codec."""
+        if not ticks:
+            return []
+        heads = list(map(head_reader(ticks[0]), ticks))
         by_sym = self._topics.on_channel(heads[0].ch)
-        topics, seqs, places = [], [], []
-        for head in heads:
-            topic, seq = by_sym[head.sym], head.seq
-            offsets = topic.offsets
-            # What `Topic.first_kept` says: once for each tick that a stalled reader misses.
-            index = seq - topic.seq + len(offsets) - 1
-            topics.append(topic)
-            seqs.append(seq)
-            places.append(offsets[index] if index >= 0 else 1)
-        return topics, seqs, places
+        return [Placed(by_sym[head.sym], head.seq) for head in heads]
+
+    def offset(self, placed: Placed) -> int:
+        """Return the place on the tape; 1 if the history has forgotten it.
+
+        Any cursor before that place is too old then.
+        """
+        topic = placed.topic
+        index = placed.seq - topic.first_kept
+        return topic.offsets[index] if index >= 0 else 1
 
     def time_of(self, offset: int) -> float:
         """Return when it was put on the tape, in seconds of the broker's clock; 0 if that has been forgotten."""
@@ -88,19 +84,25 @@ class Recall:
 
 
 class EncodedQueue(Queue):
-    """``every``, as bytes: all ticks, in order."""
+    """``every``, as bytes: all ticks, in order.
 
-    __slots__ = ("_gone", "_items", "_offsets", "_recall", "_seqs", "_topics")
+    A stalled reader misses as many ticks as the others get, so a tick that is dropped has to cost less than one that is
+    sent. The first ones are named as they go. Once as many have gone as may wait, they are only counted: those of a
+    topic are one range, up to the first that waits, so who asks for their names (`name_dropped`) can be told.
+    """
 
-    def __init__(self, recall: Recall) -> None:
+    __slots__ = ("_expected", "_items", "_named", "_recall", "_topics")
+
+    def __init__(self, recall: Recall, topics: Mapping[Topic, int]) -> None:
+        """``topics``: those whose ticks come, each with the first ``seq`` that does; kept up to date elsewhere."""
         super().__init__()
         self._items: deque[bytes] = deque()
-        #: Which each is, and where on the tape: once it waits for long, the history may not say any more. Those
-        #: before `_gone` are of ticks that have gone; a deque would keep an object for each.
-        self._offsets, self._seqs = array("Q"), array("Q")
-        self._topics: list[Topic] = []
-        self._gone = 0
         self._recall = recall
+        self._topics = topics
+        #: How many of those dropped have been named since somebody last asked.
+        self._named = 0
+        #: The next tick of each topic when it was decided to name no more; ``None``: it was not.
+        self._expected: dict[Topic, int] | None = None
 
     def __len__(self) -> int:
         return len(self._items)
@@ -109,22 +111,25 @@ class EncodedQueue(Queue):
     def ready(self) -> int:
         return len(self._items)
 
+    @property
+    def has_unnamed(self) -> bool:
+        """Whether ticks were dropped that have not been named."""
+        return self._expected is not None
+
     def put(self, items: Sequence[bytes]) -> int:  # type: ignore[override]  # whoever fills it knows what it holds
-        if not items:
-            return 0
         self._items.extend(items)
-        topics, seqs, offsets = self._recall.locate(items)
-        self._topics += topics
-        self._seqs.extend(seqs)
-        self._offsets.extend(offsets)
         self.bytes += sum(map(len, items))
         return 0
 
     def peek(self) -> Iterator[Item]:
-        return map(self._recall.entry, self._items, islice(self._offsets, self._gone, None))
+        # One by one: who asks mostly looks at the first only.
+        return (self._recall.entry(item, self._offsets([item])[0]) for item in self._items)
 
     def first_offset(self) -> int | None:
-        return self._offsets[self._gone] if self._items else None
+        return self._offsets([self._items[0]])[0] if self._items else None
+
+    def _offsets(self, items: Sequence[bytes]) -> list[int]:
+        return list(map(self._recall.offset, self._recall.name(items)))
 
     def take_encoded(self, ticks: int, size: int, upto: int | None = None) -> list[bytes]:
         """Remove and return the oldest: at most so many ticks, and bytes, but for a single one that is larger.
@@ -133,7 +138,7 @@ class EncodedQueue(Queue):
         """
         items = self._items
         if upto is not None:
-            ticks = min(ticks, bisect_right(self._offsets, upto, self._gone) - self._gone)
+            ticks = min(ticks, bisect_right(self._offsets(list(items)), upto))
         taken: list[bytes] = []
         while items and len(taken) < ticks:
             size -= len(items[0])
@@ -141,16 +146,7 @@ class EncodedQueue(Queue):
                 break
             taken.append(items.popleft())
         self.bytes -= sum(map(len, taken))
-        self._forget(len(taken))
         return taken
-
-    def _forget(self, count: int) -> None:
-        """Let go of what is known of the oldest."""
-        self._gone += count
-        if self._gone > len(self._items):
-            for column in (self._offsets, self._seqs, self._topics):
-                del column[: self._gone]
-            self._gone = 0
 
     def take(self, upto: int | None) -> list[Entry]:
         last = inf if upto is None else upto
@@ -159,41 +155,61 @@ class EncodedQueue(Queue):
         return entries
 
     def everything(self) -> list[Entry]:  # type: ignore[override]  # a list of some items
-        return list(map(self._recall.entry, self._items, self._offsets[self._gone :]))
+        items = list(self._items)
+        return list(map(self._recall.entry, items, self._offsets(items)))
 
     def remove(self, condition: Callable[[Item], bool]) -> list[Item]:
         entries = self.everything()
         removed: list[Item] = [entry for entry in entries if condition(entry)]
-        kept = [entry for entry in entries if not condition(entry)]
-        self._items = deque(entry.json or entry.packed for entry in kept)
-        self._offsets = array("Q", [entry.offset for entry in kept])
-        self._seqs = array("Q", [entry.seq for entry in kept])
-        self._topics = [entry.topic for entry in kept]
-        self._gone = 0
+        self._items = deque(entry.json or entry.packed for entry in entries if not condition(entry))
         self.bytes = sum(map(len, self._items))
         return removed
 
-    def pop_excess(self, most: int, most_bytes: int, *, newest: bool) -> list[Placed]:
-        """Remove what is more than so many ticks or bytes, as `FifoQueue.pop_excess` does; return which that was.
-
-        Of the first of the newest the time is known as well.
-        """
+    def drop_newest(self, most: int, most_bytes: int) -> list[Placed]:
+        """Remove what is more than so many ticks or bytes; return which, oldest first, with the time of the first."""
         items, size = self._items, self.bytes
-        pop = items.pop if newest else items.popleft
+        gone: list[bytes] = []
+        while len(items) > 1 and (len(items) > most or size > most_bytes):
+            gone.append(items.pop())
+            size -= len(gone[-1])
+        self.bytes = size
+        placed = self._recall.name(gone[::-1])
+        if placed:
+            placed[0].at = self._recall.time_of(self._recall.offset(placed[0]))
+        return placed
+
+    def drop_oldest(self, most: int, most_bytes: int) -> tuple[int, list[Placed]]:
+        """Remove what is more than so many ticks or bytes; return how many that was, and those that are named."""
+        items, size = self._items, self.bytes
+        if self._expected is None and self._named >= len(items):
+            self._expected = self._next_seqs()
+        gone: list[bytes] = []
         count = before = len(items)
         while count > 1 and (count > most or size > most_bytes):
-            size -= len(pop())
+            tick = items.popleft()
+            size -= len(tick)
             count -= 1
+            if self._expected is None:
+                gone.append(tick)
         self.bytes = size
-        gone = before - count
-        if not gone:
+        self._named += len(gone)
+        return before - count, self._recall.name(gone)
+
+    def name_dropped(self) -> list[tuple[Topic, int, int]]:
+        """Return which ticks were dropped unnamed, as first and last ``seq`` of topics; name the next ones again."""
+        expected, self._expected = self._expected, None
+        self._named = 0
+        if expected is None:
             return []
-        first = self._gone + (count if newest else 0)
-        part = slice(first, first + gone)
-        placed = list(map(Placed, self._topics[part], self._seqs[part]))
-        if newest:
-            placed[0].at = self._recall.time_of(self._offsets[first])
-            del self._offsets[part], self._seqs[part], self._topics[part]
-        else:
-            self._forget(gone)
-        return placed
+        return [
+            (topic, first, upto - 1)
+            for topic, upto in self._next_seqs().items()
+            if (first := expected.get(topic, self._topics[topic])) < upto
+        ]
+
+    def _next_seqs(self) -> dict[Topic, int]:
+        """Return the ``seq`` of each topic's next tick: the first that waits, or that is to come."""
+        following = {topic: topic.seq + 1 for topic in self._topics}
+        for placed in reversed(self._recall.name(list(self._items))):
+            following[placed.topic] = placed.seq
+        return following

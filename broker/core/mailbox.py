@@ -11,7 +11,7 @@ between any two ticks.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum, IntEnum
 from math import inf
 from typing import Any, Literal
@@ -237,13 +237,18 @@ class Mailbox:
         if self.delivery.overflow == "degrade":
             self._degrade(queue)
             return
-        # What is to be evicted keeps what it had: the newest are those it did not take.
-        evicts = self.delivery.overflow == "evict"
-        gone = queue.pop_excess(self.limit, self.limits.queue_bytes, newest=evicts)
-        self._drop_items(gone, "overflow")
-        if evicts and gone:
-            self.verdict = Verdict.EVICT
-            self.over_since = gone[0].at
+        bounds = self.limit, self.limits.queue_bytes
+        if self.delivery.overflow == "evict":
+            # It keeps what it had: the newest are those it did not take.
+            gone = queue.drop_newest(*bounds)
+            self._drop_items(gone, "overflow")
+            if gone:
+                self.verdict = Verdict.EVICT
+                self.over_since = gone[0].at
+        else:
+            count, named = queue.drop_oldest(*bounds)
+            self._drop_items(named, "overflow")
+            self.dropped += count - len(named)
 
     def _degrade(self, queue: Queue) -> None:
         """Turn to the latest tick of each symbol until everything has been taken."""
@@ -357,8 +362,12 @@ class Mailbox:
         self._look_whether_clear()
         return taken
 
-    def begin_encoded(self, recall: Recall) -> bool:
+    def begin_encoded(self, recall: Recall, topics: Mapping[Topic, int]) -> bool:
         """Let ticks come as bytes from now on, if the contract lets nobody look at them; nothing must wait.
+
+        Args:
+            recall: knows what they are.
+            topics: see `EncodedQueue`.
 
         Returns:
             Whether that is so. Then the topics must be told before the next tick (`Topic.routes`).
@@ -369,7 +378,7 @@ class Mailbox:
         if not recall.is_reliable:
             return False
         self.is_encoded = True
-        self._set_queue(EncodedQueue(recall))
+        self._set_queue(EncodedQueue(recall, topics))
         return True
 
     def end_encoded(self) -> bool:
@@ -380,6 +389,7 @@ class Mailbox:
         if not self.is_encoded:
             return False
         self.admit()
+        self._name_dropped()
         waiting = self._queue.everything()
         self.is_encoded = False
         self._set_queue(_open_queue(self.ch, self.delivery))
@@ -545,20 +555,33 @@ class Mailbox:
     @property
     def has_gaps(self) -> bool:
         """Whether there is something to be told before the next tick."""
-        return bool(self._gaps)
+        return bool(self._gaps) or (isinstance(self._queue, EncodedQueue) and self._queue.has_unnamed)
 
     def take_gaps(self) -> list[Missing]:
         """Remove and return what has to be told; every tick of it lies before those in the queue."""
+        self._name_dropped()
         gaps, self._gaps = self._gaps, []
         self._last_gap.clear()
         self._look_whether_clear()
         return gaps
+
+    def _name_dropped(self) -> None:
+        """Note the gaps of what a queue of bytes has dropped and only counted."""
+        queue = self._queue
+        if isinstance(queue, EncodedQueue):
+            if queue.has_unnamed:
+                self.admit()
+            for topic, first, last in queue.name_dropped():
+                self._note_dropped(topic, first, last, "overflow")
 
     def _look_whether_clear(self) -> None:
         self.is_clear = not (self._gaps or self._marks or self._notices or len(self._queue))
 
     def _drop(self, topic: Topic, first: int, last: int, reason: GapReason) -> None:
         self.dropped += last - first + 1
+        self._note_dropped(topic, first, last, reason)
+
+    def _note_dropped(self, topic: Topic, first: int, last: int, reason: GapReason) -> None:
         gap = self._last_gap.get(topic)
         if gap is not None and gap.reason == reason and gap.last is not None and gap.last + 1 == first:
             gap.last = last

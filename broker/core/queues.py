@@ -180,13 +180,20 @@ class FifoQueue(Queue):
             self.bytes -= sum(map(size_of, removed))
         return removed
 
-    def pop_excess(self, most: int, most_bytes: int, *, newest: bool) -> list[Item]:
-        """Remove and return what is more than so many ticks, or bytes: the oldest ones, or the newest; oldest first.
+    def drop_newest(self, most: int, most_bytes: int) -> list[Item]:
+        """Remove and return what is more than so many ticks, or bytes, oldest first.
 
         But never the only one: a bound that can't hold it could never let it through.
         """
+        return self._pop_excess(self._items.pop, most, most_bytes)[::-1]
+
+    def drop_oldest(self, most: int, most_bytes: int) -> tuple[int, list[Item]]:
+        """Do the same with the oldest; return how many as well, as `EncodedQueue` does, which may not name them all."""
+        gone = self._pop_excess(self._items.popleft, most, most_bytes)
+        return len(gone), gone
+
+    def _pop_excess(self, pop: Callable[[], Item], most: int, most_bytes: int) -> list[Item]:
         items, size = self._items, self.bytes
-        pop = items.pop if newest else items.popleft
         count = len(items)
         gone: list[Item] = []
         while count > 1 and (count > most or size > most_bytes):
@@ -195,8 +202,6 @@ class FifoQueue(Queue):
             size -= item.size
             count -= 1
         self.bytes = size
-        if newest:
-            gone.reverse()
         return gone
 
 

@@ -124,14 +124,20 @@ class Session:
         )
         return messages.Welcome(self.id, self.router.tape.epoch, heartbeat_s, info, server)
 
-    def close(self, reason: CloseReason) -> messages.Closing:
-        """Begin to end: nothing more is offered; return the last message, with the final ledger."""
+    def close(self, reason: CloseReason, *, is_heard: bool = True) -> messages.Closing:
+        """Begin to end: nothing more is offered; return the last message, with the final ledger.
+
+        ``is_heard``: whether it will be sent; else nobody finds out which ticks the gaps before it were.
+        """
         closing = messages.Closing(reason.code, reason.text, reason.retry_after_ms, self.ledger())
         self.close_reason = reason
         if self.state is State.LIVE:
             self.move_to(State.DRAINING)
         for sub in list(self.subscriptions.values()):
-            self._end(sub)
+            if is_heard:
+                self._end(sub)
+            else:
+                self._take_out(sub)
         return closing
 
     def closed(self) -> None:
@@ -307,7 +313,7 @@ class Session:
     def hasten(self) -> None:
         """Let the ticks of the only subscription come as bytes, of whom nothing waits, if its contract allows it."""
         sub = self.only
-        if sub is not None and sub.mailbox.begin_encoded(self.router.recall):
+        if sub is not None and sub.mailbox.begin_encoded(self.router.recall, sub.topics):
             for topic in sub.topics:
                 topic.forget_routes()
 

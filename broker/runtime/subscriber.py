@@ -247,7 +247,7 @@ class Subscriber:
         if self.ended is not None:
             return
         self.last = self.record(trio.current_time())
-        closing = self.session.close(reason)
+        closing = self.session.close(reason, is_heard=reason not in UNHEARD)
         closing.advice = reason.advice or UNSET
         self.ended = reason
         self.lane = None

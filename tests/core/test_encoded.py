@@ -180,10 +180,9 @@ def test_forgotten_tick_has_the_first_place_and_no_time() -> None:
     market.now = 5.0
     market.publish(*ticks)
     market.tape.history.trim(market.topics.get("trade", "SIM:A"))
-    topics, seqs, offsets = recall.locate([pack_tick(tick) for tick in ticks[1:]])
-    assert [(topic.sym, seq) for topic, seq in zip(topics, seqs, strict=True)] == [
-        (tick.sym, tick.seq) for tick in ticks[1:]
-    ]
+    named = recall.name([pack_tick(tick) for tick in ticks[1:]])
+    assert [(each.topic.sym, each.seq) for each in named] == [(tick.sym, tick.seq) for tick in ticks[1:]]
+    offsets = list(map(recall.offset, named))
     assert offsets == [1, 3]
     assert list(map(recall.time_of, offsets)) == [0.0, 5.0]
     assert not recall.is_reliable
@@ -204,3 +203,49 @@ def test_tick_that_waits_longer_than_the_history_reaches_keeps_its_place() -> No
     client.take()
     assert client.cursor == "e1-5"
     assert client.seqs("quote", "SIM:A") == [1, 2]
+
+
+def test_stalled_reader_is_told_exactly_what_it_missed_though_most_of_it_was_only_counted() -> None:
+    market = Market(symbols=["SIM:A", "SIM:B", "SIM:C"])
+    client = Client(market)
+    client.subscribe(
+        "trade", "SIM:A", "SIM:B", "SIM:C", delivery={"mode": "every", "queue": 4}, snapshot=False
+    )
+    market.trades("SIM:A", "SIM:A")
+    client.take()
+    market.trades("SIM:C")
+    client.take()
+    mailbox = client.session.subscriptions[1].mailbox
+    assert mailbox.is_encoded
+    for _ in range(20):
+        market.trades("SIM:A", "SIM:B", "SIM:A")
+        client.wait()
+    assert mailbox._queue.has_unnamed  # type: ignore[attr-defined]  # it is an EncodedQueue
+    assert mailbox.ledger(1).dropped == 56
+    assert mailbox.ledger(1).pending == 4
+    client.take()
+    told = {(gap["sym"], gap["from"], gap["to"], gap["reason"]) for gap in client.gaps}
+    assert told == {("SIM:A", 3, 39, "overflow"), ("SIM:B", 1, 19, "overflow")}
+    assert client.seqs("trade", "SIM:A") == [1, 2, 40, 41, 42]
+    assert client.seqs("trade", "SIM:B") == [20]
+    assert not mailbox._queue.has_unnamed  # type: ignore[attr-defined]
+
+
+def test_topic_that_begins_while_nothing_is_named_is_told_from_its_first_tick() -> None:
+    market = Market(symbols=["SIM:A"])
+    client = Client(market)
+    client.subscribe("trade", "OTHER:*", delivery={"mode": "every", "queue": 2}, snapshot=False)
+    market.trades("OTHER:X")
+    client.take()
+    client.take()
+    for _ in range(5):
+        market.trades("OTHER:X", "OTHER:X")
+        client.wait()
+    for _ in range(5):
+        market.trades("OTHER:Y", "OTHER:X")
+        client.wait()
+    client.take()
+    told = {(gap["sym"], gap["from"], gap["to"]) for gap in client.gaps}
+    assert told == {("OTHER:X", 2, 15), ("OTHER:Y", 1, 4)}
+    assert client.seqs("trade", "OTHER:X") == [1, 16]
+    assert client.seqs("trade", "OTHER:Y") == [5]

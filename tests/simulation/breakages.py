@@ -181,9 +181,10 @@ def _never_evict(evict: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self, reason, **why: None
 
 
-def _forget_the_first(pop_excess: Callable[..., Any]) -> Callable[..., Any]:
+def _forget_the_first(drop_oldest: Callable[..., Any]) -> Callable[..., Any]:
     def wrong(self: EncodedQueue, *args: Any, **kwargs: Any) -> Any:
-        return pop_excess(self, *args, **kwargs)[1:]
+        count, named = drop_oldest(self, *args, **kwargs)
+        return count - 1, named[1:]
 
     return wrong
 
@@ -207,7 +208,7 @@ BREAKAGES: dict[str, Breakage] = {
     "gaps are forgotten ahead of a ledger": (Outbox, "_all_gaps", _forget_gaps),
     "queues have no bound": (Mailbox, "settle", _never_bound),
     "who is too slow is not evicted": (Subscriber, "evict", _never_evict),
-    "a tick that waited as bytes is dropped unseen": (EncodedQueue, "pop_excess", _forget_the_first),
+    "a tick that waited as bytes is dropped unseen": (EncodedQueue, "drop_oldest", _forget_the_first),
     "a changed contract doubles a tick": (FifoQueue, "everything", _queue_twice),
     "a cursor claims more than was sent": (Session, "position", _claim_everything),
     "a composed book lacks a level": (BookComposer, "tick", _lose_a_level),
