@@ -18,6 +18,9 @@ Message = dict[str, Any]
 #: A run is at rest when nothing was published for so long: longer than any contract lets a tick wait, in seconds.
 REST_S = 1.6
 
+#: A request and an answer on their way, at most, in seconds; the slowest link takes a fifth of it one way.
+MOST_ON_THE_WAY_S = 0.5
+
 #: Close code to whether a client may come back (protocol, section 2); 1013 and 4429 are not provoked.
 COMES_BACK = {1000: True, 1001: True, 4408: True}
 #: What a step on the ladder may come behind; at first a subscriber is as if it had recovered.
@@ -63,6 +66,7 @@ class Conversation:
         self.nonsense = 0
         self.welcome: Message | None = None
         self.closing: Message | None = None
+        self._closed_at = float("inf")
         self.retry: list[Wanted] = []
         self.is_quiet = False
         self._client = client
@@ -78,6 +82,14 @@ class Conversation:
     def fail(self, text: str) -> None:
         """Report something that must not be."""
         self._client.rules.fail(f"{self._name}: {text}")
+
+    def unanswered(self) -> dict[int, Asked]:
+        """Return the requests that should have been answered: not those that crossed the closing on their way."""
+        return {
+            id_: asked
+            for id_, asked in self.pending.items()
+            if asked.at < self._closed_at - MOST_ON_THE_WAY_S
+        }
 
     def asked(
         self,
@@ -101,7 +113,8 @@ class Conversation:
         """Take one message of the broker; types that are not known are passed over (protocol, section 2)."""
         if self.closing is not None:
             self.fail(f"a message behind the closing: {message}")
-        if self.welcome is None and message["type"] != "welcome":
+        # Whoever is not let in, as the broker is going down, is told so and nothing else.
+        if self.welcome is None and message["type"] not in ("welcome", "closing"):
             self.fail(f"before the welcome: {message}")
         handle = getattr(self, f"_on_{message['type']}", None)
         if handle is not None:
@@ -281,6 +294,7 @@ class Conversation:
 
     def _on_closing(self, message: Message) -> None:
         self.closing = message
+        self._closed_at = self._world.now
         code, retry = message["code"], message["retry_after_ms"]
         if code not in COMES_BACK or (retry is not None) is not COMES_BACK[code]:
             self.fail(f"a close out of place: {message}")

@@ -201,8 +201,8 @@ class Life:
         if talk.closing is None or not self.is_over:
             talk.fail(f"the broker went down without a word: over: {self.is_over}, status {self.wire.status}")
         talk.check_books(self._asked_last_at)
-        if talk.pending or talk.nonsense:
-            talk.fail(f"without an answer: {talk.pending}, {talk.nonsense} of nonsense")
+        if (pending := talk.unanswered()) or talk.nonsense:
+            talk.fail(f"without an answer: {pending}, {talk.nonsense} of nonsense")
 
     # ── what it does ─────────────────────────────────────────────────────────────────────────────
 
