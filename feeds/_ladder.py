@@ -68,20 +68,62 @@ def make_bands() -> Callable[[float], Band]:
     return lambda price: bands[bisect_right(_BOUNDS, price)]
 
 
+class Touch:
+    """The best level of one side, where nobody gets the others; used like a `Ladder`.
+
+    It holds half as much: a thousand names' levels fill the processor's cache, which the broker needs.
+
+    Attributes:
+        best: its price, in tick sizes.
+        lots: its size, 1 or more.
+        price, size: the same as text.
+    """
+
+    __slots__ = ("_band", "_outward", "best", "lots", "price", "size")
+
+    def __init__(self, outward: int, best: int, band: Band, draw: Callable[[], int]) -> None:
+        """See `Ladder`."""
+        self._outward = outward
+        self._band = band
+        self.best, self.lots = best, 0
+        self.move(best, draw)
+
+    def resize(self, level: int, lots: int) -> list[Level]:
+        """Give it another size, ``lots`` or one beside it; it always changes. There are no other levels."""
+        assert not level
+        self.lots = lots = lots if lots != self.lots else lots - 1 or 2
+        self.size = self._band.lots[lots]
+        return []
+
+    def consume(self, lots: int, draw: Callable[[], int]) -> list[Level]:
+        """Take size from it, at most all there is; then it moves out, to a new size."""
+        left = self.lots - lots
+        return self.resize(0, left) if left else self.move(self.best + self._outward, draw)
+
+    def move(self, to: int, draw: Callable[[], int]) -> list[Level]:
+        """Move it to another price, where another size is; where it is, it stays as it is."""
+        if to == self.best and self.lots:
+            return []
+        self.best = to
+        self.lots = lots = draw()
+        self.price = self._band.prices[to]
+        self.size = self._band.lots[lots]
+        return []
+
+
 class Ladder:
     """One side of a book: always `DEPTH` levels, one tick size apart, best first.
 
     Attributes:
         best: price of the touch, in tick sizes.
         sizes: lots of each level, from the touch outwards, each 1 or more.
+        lots: those of the touch.
         price, size: the touch as text.
     """
 
-    __slots__ = ("_band", "_is_told", "_outward", "best", "price", "size", "sizes")
+    __slots__ = ("_band", "_outward", "best", "lots", "price", "size", "sizes")
 
-    def __init__(
-        self, outward: int, best: int, band: Band, draw: Callable[[], int], *, is_told: bool = True
-    ) -> None:
+    def __init__(self, outward: int, best: int, band: Band, draw: Callable[[], int]) -> None:
         """Fill the ladder.
 
         Args:
@@ -89,18 +131,17 @@ class Ladder:
             best: price of the touch, in tick sizes; more than `DEPTH` for bids.
             band: turns prices and sizes into text.
             draw: the size of a new level, in lots.
-            is_told: whether anybody wants the levels that change; else none are returned.
         """
         self._outward = outward
         self._band = band
-        self._is_told = is_told
         self.best = best
         self.sizes = [draw() for _ in range(DEPTH)]
         self._note_touch()
 
     def _note_touch(self) -> None:
+        self.lots = self.sizes[0]
         self.price = self._band.prices[self.best]
-        self.size = self._band.lots[self.sizes[0]]
+        self.size = self._band.lots[self.lots]
 
     def levels(self) -> list[Level]:
         """Return the whole side, best first."""
@@ -113,8 +154,8 @@ class Ladder:
         self.sizes[level] = lots
         text = self._band.lots[lots]
         if not level:
-            self.size = text
-        return [(self._band.prices[self.best + self._outward * level], text)] if self._is_told else []
+            self.lots, self.size = lots, text
+        return [(self._band.prices[self.best + self._outward * level], text)]
 
     def consume(self, lots: int, draw: Callable[[], int]) -> list[Level]:
         """Take size from the touch, which moves out once nothing is left; return the levels that changed.
@@ -141,8 +182,6 @@ class Ladder:
         else:
             self.sizes = self.sizes[count:] + drawn
         self._note_touch()
-        if not self._is_told:
-            return []
         if inward > 0:
             return self._text(to, 0, drawn) + self._text(was, DEPTH - count, gone)
         return self._text(was, 0, gone) + self._text(to, DEPTH - count, drawn)

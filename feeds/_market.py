@@ -21,7 +21,7 @@ from math import copysign, exp, floor, log, sqrt
 from random import Random
 
 from broker.core.ticks import Book, Channel, Level, Quote, Tick, Trade
-from feeds._ladder import DEPTH, MOST_LOTS, Band, Ladder, make_bands
+from feeds._ladder import DEPTH, MOST_LOTS, Band, Ladder, Touch, make_bands
 
 #: Volatility of the common factor and of each name's own walk, per square root of a second: two to
 #: three times that of a large share, so that something is to be seen, with correlations around 0.5.
@@ -101,8 +101,9 @@ class Instrument:
         self._beta, self._step = beta, step
         self._market_seen = 0.0
         bid = self.wanted_bid()
-        self.bids = Ladder(-1, bid, band, draw, is_told=has_book)
-        self.asks = Ladder(+1, bid + spread, band, draw, is_told=has_book)
+        side = Ladder if has_book else Touch
+        self.bids = side(-1, bid, band, draw)
+        self.asks = side(+1, bid + spread, band, draw)
 
     def drift(self, market: float, draw: float) -> float:
         """Move the fair price.
@@ -143,6 +144,8 @@ class Instrument:
 
     def snapshot(self, now_ns: int) -> Book:
         """Return the whole book as a tick."""
+        assert isinstance(self.bids, Ladder)
+        assert isinstance(self.asks, Ladder)
         bids, asks = self.bids.levels(), self.asks.levels()
         return Book(sym=self.sym, ts=now_ns, rts=now_ns, kind="snapshot", bids=bids, asks=asks)
 
@@ -265,7 +268,7 @@ class Market:
         """Trade at the touch, more likely on the side that the fair price leans to."""
         is_buy = self._random() - 0.5 < lean * 0.15
         side = name.asks if is_buy else name.bids
-        lots = min(self._draw_trade(), side.sizes[0])
+        lots = min(self._draw_trade(), side.lots)
         name.trades += 1
         if self._on_trade:
             out.append(

@@ -205,6 +205,22 @@ def test_ids_of_trades_count_up_for_each_name(channels: Sequence[Channel]) -> No
         assert of_name == [str(number) for number in range(1, len(of_name) + 1)]
 
 
+def test_quotes_without_a_book_have_the_sizes_and_the_pace_of_those_with_one() -> None:
+    shares = []
+    for channels in (["quote"], ["quote", "book"]):
+        market = Market(NAMES, channels, 1000.0, 5)  # type: ignore[arg-type]  # they are
+        opened(market)
+        quotes = [tick for tick in market.ticks(40_000, NOW) if isinstance(tick, Quote)]
+        sizes = quantiles([int(quote.bid_size or 0) / int(quote.ask_size or 1) for quote in quotes], n=10)
+        by_name: dict[str, list[Quote]] = {}
+        for quote in quotes:
+            by_name.setdefault(quote.sym, []).append(quote)
+        moves = [one.bid != other.bid for each in by_name.values() for one, other in pairwise(each)]
+        shares.append((sizes[1], sizes[4], sizes[7], sum(moves) / len(moves)))
+    for alone, beside in zip(*shares, strict=True):
+        assert alone == pytest.approx(beside, rel=0.35)
+
+
 def test_the_spread_is_one_to_a_few_ticks_and_the_tick_size_fits_the_price() -> None:
     names = [f"SIM:N{number}" for number in range(200)]
     market = Market(names, ["quote"], 1000, 1)
