@@ -35,6 +35,7 @@ class Judge:
     def __init__(self, now: Callable[[], float]) -> None:
         self.faults: list[str] = []
         self.peak = self.looks = 0
+        self.most_pending_bytes = MOST_PENDING_BYTES
         self._now = now
 
     def fail(self, text: str) -> None:
@@ -71,7 +72,7 @@ class Judge:
         self.looks += 1
         for subscriber in broker.sessions:
             pending = subscriber.wire.pending_bytes  # type: ignore[attr-defined]  # a Stream
-            if pending > MOST_PENDING_BYTES:
+            if pending > self.most_pending_bytes:
                 self.fail(f"{pending} bytes wait for the socket of {subscriber.session.id}")
             if subscriber.ended is not None:
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ from tests.simulation.feeds import SimFeed
 from tests.simulation.judge import Judge
 from tests.simulation.network import Kernel, SimListener
 from tests.simulation.oracle import Oracle
+from tests.simulation.recording import RecordedFeed, symbols_of
 from tests.simulation.subscriber import Client, Rules
 from tests.simulation.world import Clock, World, scheduled_by
 
@@ -60,8 +61,12 @@ def _writes_of(sizes: dict[str, int]) -> Iterator[None]:
             setattr(outbox, name, size)
 
 
-def run(seed: int) -> Result:
-    """Run a seed to its end; never raises for what the broker does wrong."""
+def run(seed: int, recording: str = "") -> Result:
+    """Run a seed to its end; never raises for what the broker does wrong.
+
+    ``recording``: is played beside the other feeds, if there is one; as `tapecast replay` takes it.
+    """
+    recorded = symbols_of(recording) if recording else ()
     rng = random.Random(seed)
     clock = Clock()
     world = World(seed, clock, grid_s=rng.choice((0.001, 0.005, 0.01)))
@@ -71,7 +76,7 @@ def run(seed: int) -> Result:
     structlog.configure(processors=[judge.log], logger_factory=structlog.ReturnLoggerFactory())
     try:
         with scheduled_by(seed), _writes_of(rng.choice(({}, SMALL_WRITES))):
-            trio.run(_Run(world, judge, result).main, clock=clock)
+            trio.run(_Run(world, judge, result, recording, recorded).main, clock=clock)
     except BaseException as exc:
         if not isinstance(exc, Exception):
             raise
@@ -83,8 +88,11 @@ def run(seed: int) -> Result:
 
 
 class _Run:
-    def __init__(self, world: World, judge: Judge, result: Result) -> None:
+    def __init__(
+        self, world: World, judge: Judge, result: Result, recording: str, recorded: Sequence[str]
+    ) -> None:
         self._world = world
+        self._recording, self._recorded = recording, recorded
         self._judge = judge
         self._result = result
 
@@ -94,9 +102,19 @@ class _Run:
             tasks = trio.lowlevel.current_statistics().tasks_living
             kernel = Kernel(world, send_cost_s=world.rng.choice((0.0, 8e-6, 50e-6, 400e-6)))
             listener = SimListener(kernel, world.child())
-            broker = Broker(_config(world.rng), time_ns=world.time_ns, rng=world.child())
+            config = _config(world.rng)
+            if self._recording:
+                # A venue's book is larger than the smallest bounds, and goes whole.
+                self._judge.most_pending_bytes = 1 << 20
+                limits = config.limits.model_copy(update={"queue_bytes": 1 << 20})
+                config = config.model_copy(update={"limits": limits})
+            broker = Broker(config, time_ns=world.time_ns, rng=world.child())
             oracle = Oracle(world)
             symbols = _add_feeds(world, broker)
+            if self._recording:
+                feed = RecordedFeed(self._recording, trio.current_time() + ACTIVE_S)
+                broker.ingest.add("recorded", "replay", feed, world.child())
+                symbols[feed.venue] = list(self._recorded)
             judge.watch(broker)
             oracle.listen(broker)
             rules = Rules(world, oracle, listener, symbols, ACTIVE_S, judge.fail)
