@@ -2,10 +2,9 @@
 
 Order: gaps, then what waited when a snapshot was asked for, that snapshot, and what came since. But a gap behind which
 a book is not known has its own place: behind what was on the tape when it happened, a snapshot of then included.
-Ticks leave
-in the order of the tape, those that a resume has to catch up with and those of all queues together. So the
-ticks of a topic leave in the order of their `seq`, and every cursor that is sent means what it says: all
-before it has been sent, and nothing behind it.
+Ticks leave in the order of the tape, those that a resume has to catch up with and those of all queues together. So
+the ticks of a topic leave in the order of their `seq`, and every cursor that is sent means what it says: all before
+it has been sent, and nothing behind it.
 
 A write is kept near `WRITE_BYTES`: what is in the socket can't be conflated any more, and what is in one
 write has to be taken within one write deadline.

@@ -42,7 +42,7 @@ class Router:
         """
         offered = 0
         for topic, item in zip(*self.tape.append(ticks, now), strict=True):
-            if type(item) is bytes:
+            if isinstance(item, bytes):
                 plain = topic.plain_boxes
                 if plain:
                     offered += len(plain)
@@ -50,7 +50,6 @@ class Router:
                     for inbox in plain:
                         inbox.append(item)
                 continue
-            assert not isinstance(item, bytes)
             count, boxes, json_boxes, packed_boxes = topic.routes or topic.list_routes()
             if not count:
                 continue
