@@ -63,7 +63,9 @@ async def test_idle_sessions_get_nothing_and_cost_memory() -> None:
 
 async def test_all_transports_codecs_and_modes_together_add_up() -> None:
     # So few symbols that some tick comes twice between two writes.
-    subject = await measured(workload="W8", subscribers=38, symbols=3, rates=["2000"], clients=2, is_tls=False)
+    subject = await measured(
+        workload="W8", subscribers=38, symbols=3, rates=["2000"], clients=2, is_tls=False
+    )
     assert subject.accounts.exact == 38
     assert subject.accounts.conflated > 0
 
