@@ -176,6 +176,10 @@ class Visit:
             arg=[selector, text],
         )
 
+    def wait_for_title(self, title: str) -> None:
+        """Wait until the tab is called exactly this; one that tries again passes through other titles."""
+        self.page.wait_for_function("(title) => document.title === title", arg=title)
+
     def wait_for_symbols(self, *symbols: str) -> None:
         """Wait until the table has exactly these rows, in this order."""
         self.page.wait_for_function(

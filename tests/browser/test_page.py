@@ -83,7 +83,7 @@ def test_broker_that_dies_and_comes_back_is_found_again(
     page.wait_for_cell(ACME, "last", "1.5")
     first.kill()
     page.wait_for_text("#state-text", "Reconnecting")
-    assert page.page.title() == "Tapecast (waiting)"
+    page.wait_for_title("Tapecast (waiting)")
     second = start_broker(port=first.port, epoch="e2")
     second.publish(traded("2.5"))
     page.wait_until_connected(TRANSPORTS[transport])
@@ -92,7 +92,7 @@ def test_broker_that_dies_and_comes_back_is_found_again(
     # Nobody knows how many ticks were missed, but that some may have been.
     page.wait_for_cell(ACME, "gaps", "1")
     assert page.cell(BETA, "bid") == "3"
-    assert page.page.title() == "Tapecast"
+    page.wait_for_title("Tapecast")
 
 
 @each_transport
