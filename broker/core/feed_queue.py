@@ -10,7 +10,8 @@ stands in their place, once for each topic. Merged trades and composed books are
 and the broker holds the book of each topic anyway.
 
 A mark that comes again while the first one waits takes its place at the back, and what joins an older tick across a
-mark stands behind it.
+mark stands behind it. But for a book: what is known of it ends at its mark, so what waits of it is dropped, and the
+mark stands for that too. Else the old book and what follows would become one, which looks like a fresh snapshot.
 """
 
 from __future__ import annotations
@@ -137,6 +138,8 @@ class FeedQueue:
             self._conflate(item)
 
     def _conflate(self, item: Item) -> None:
+        if isinstance(item, Missed) and item.ch == "book":
+            self.dropped += self._slots.pop(("book", item.sym), None) is not None
         key = self._key(item)
         held = self._slots.get(key)
         if held is None:
