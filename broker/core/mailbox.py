@@ -32,6 +32,10 @@ GapReason = Literal["overflow", "cursor_too_old", "feed_reset", "stale"]
 NoticeState = Literal["pressed", "degraded", "recovered"]
 
 
+#: A queue that is so full is sent, however long the contract lets it wait: nobody should lose anything by that.
+FULL_ENOUGH = 0.5
+
+
 class Verdict(IntEnum):
     """What the ticks that came mean for the subscriber."""
 
@@ -192,10 +196,16 @@ class Mailbox:
         return self._queue.due if isinstance(self._queue, PacedQueue) else None
 
     def release(self, now: float) -> None:
-        """Let go of what ``max_rate`` has held back until now, seconds of the broker's clock."""
-        if isinstance(self._queue, PacedQueue):
+        """Let go of what ``max_rate`` has held back until now, seconds of the broker's clock.
+
+        And of everything if that is too much to be held: of large books, the newest of each can be.
+        """
+        queue = self._queue
+        if isinstance(queue, PacedQueue):
             self.admit()
-            self._queue.release(now)
+            queue.release(now)
+            if queue.bytes >= self.limits.queue_bytes * FULL_ENOUGH:
+                queue.let_go()
 
     # ── what comes ───────────────────────────────────────────────────────────────────────────────
 

@@ -133,9 +133,9 @@ class PacedQueue(LatestQueue):
             late = now - self._interval
             self._next = {key: at for key, at in beats.items() if at > late}
 
-    def let_go(self, topics: Collection[Topic]) -> None:
-        """Let go of all that is held of some topics, before its time."""
-        self._free([key for key, item in self._held.items() if item.topic in topics])
+    def let_go(self, topics: Collection[Topic] | None = None) -> None:
+        """Let go of all that is held of some topics, or of all, before its time."""
+        self._free([key for key, item in self._held.items() if topics is None or item.topic in topics])
 
     def _free(self, keys: list[Hashable]) -> None:
         for key in keys:

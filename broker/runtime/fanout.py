@@ -17,7 +17,7 @@ from math import inf
 import structlog
 import trio
 
-from broker.core.mailbox import GapReason, Mailbox
+from broker.core.mailbox import FULL_ENOUGH, GapReason, Mailbox
 from broker.core.outbox import WRITE_TICKS
 from broker.core.router import Router
 from broker.core.ticks import Channel, Tick
@@ -136,7 +136,7 @@ class Fanout:
         if not mailbox.max_delay_s:
             return False
         self.wake_at(subscriber, now + mailbox.max_delay_s)
-        return mailbox.fill() < 0.5
+        return mailbox.fill() < FULL_ENOUGH
 
     async def _round(self, now: float) -> None:
         self.rounds += 1

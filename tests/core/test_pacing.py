@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from broker.core.ticks import Bar, Trade
+from broker.core.delivery import DeliveryLimits
+from broker.core.session import SessionLimits
+from broker.core.ticks import Bar, Book, Trade
 from tests.core.pair import Client, Market, account, quote, status, trade, types
 
 
@@ -108,6 +110,23 @@ def test_trade_that_can_not_be_merged_does_not_overtake_the_one_before_it(market
         market.now += 0.05
         client.take()
     assert client.seqs("trade", "SIM:A") == [1, 2, 3, 4]
+
+
+def test_what_is_too_much_to_be_held_goes_before_its_time_instead_of_costing_the_session(
+    market: Market,
+) -> None:
+    limits = SessionLimits(delivery=DeliveryLimits(queue_bytes=1800))
+    client = Client(market, limits=limits)
+    client.subscribe("book", "SIM:*", delivery={"mode": "latest", "max_rate": 0.1})
+    levels = [(str(price), "1") for price in range(100, 140)]
+    for kind in ("snapshot", "delta"):
+        for sym in ("SIM:A", "SIM:B", "SIM:C"):
+            market.publish(Book(sym=sym, ts=1, rts=1, kind=kind, bids=levels, asks=[]))
+            client.take()
+    # The first deltas were held; with the last one they were more than half of what may wait.
+    assert [client.seqs("book", sym) for sym in ("SIM:A", "SIM:B", "SIM:C")] == [[1, 2], [1, 2], [1, 2]]
+    assert client.outbox.evicted is None
+    assert client.request("list")["ledger"][0]["pending"] == 0
 
 
 # ── the cursor ───────────────────────────────────────────────────────────────────────────────────
