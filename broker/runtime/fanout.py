@@ -165,12 +165,11 @@ class Fanout:
             subscriber.is_scheduled = False
             lane = subscriber.lane
             try:
-                if lane is not None and lane.is_clear and len(lane.inbox) <= WRITE_TICKS:
-                    taken = lane.inbox[:]
-                    if not taken:
+                if lane is not None and lane.is_clear and (count := len(inbox := lane.inbox)) <= WRITE_TICKS:
+                    if not count:
                         continue
-                    lane.inbox.clear()
-                    count = len(taken)
+                    taken = inbox[:]
+                    inbox.clear()
                     lane.passed += count
                     delivered += count
                     data = subscriber.pack(taken, cursor)
