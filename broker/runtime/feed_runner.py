@@ -183,7 +183,7 @@ class FeedRunner:
             try:
                 await self._run_once()
             except Exception as raised:
-                exc = _innermost(raised)
+                exc = _tellable(_innermost(raised))
                 # Its gaps come before its state, and what it published before both.
                 with trio.move_on_after(LEFT_BEHIND_S):
                     await self.gate.wait_until_taken()
@@ -236,16 +236,17 @@ class FeedRunner:
             self.gate.leave()
 
     async def _run_feed(self) -> None:
-        """Run the adapter; a `sys.exit` in it ends the adapter, not the broker."""
+        """Run the adapter; what it raises ends the adapter and not the broker, even if that is no ``Exception``.
+
+        Such as ``sys.exit``, ``asyncio.CancelledError``, or the panic of a library in Rust.
+        """
         try:
             await self.feed.run(self)
-        except SystemExit as exc:
-            raise FeedError(f"the adapter called sys.exit({exc.code!r:.80})") from exc
-        except BaseExceptionGroup as group:
-            exits, others = group.split(SystemExit)
-            if exits is None or not (others is None or isinstance(others, ExceptionGroup)):
+        except BaseException as raised:
+            odd = _odd_end(raised)
+            if odd is None:
                 raise
-            raise FeedError("the adapter called sys.exit in a task of its own") from group
+            raise odd from raised
 
     def stay_alive(self) -> None:
         """Note that the feed is not mute."""
@@ -354,14 +355,39 @@ def _innermost(exc: Exception) -> Exception:
     Of several failures it is one that is permanent, else the first. A group with a mistake of the adapter's among
     several stays as it is: its traceback shows all of them.
     """
-    leaves = list(_leaves(exc))
+    leaves = [leaf for leaf in _leaves(exc) if isinstance(leaf, Exception)]
     if len(leaves) > 1 and not all(isinstance(leaf, FeedError) for leaf in leaves):
         return exc
     return next((leaf for leaf in leaves if isinstance(leaf, FeedPermanentError)), leaves[0])
 
 
-def _leaves(exc: Exception) -> Iterator[Exception]:
-    if isinstance(exc, ExceptionGroup):
+def _odd_end(raised: BaseException) -> FeedError | None:
+    """Return what stands for an end that is no ``Exception``; ``None``: it is one, or being cancelled, or Ctrl-C."""
+    leaves = list(_leaves(raised))
+    if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+        return None
+    odd = next((leaf for leaf in leaves if not isinstance(leaf, Exception | trio.Cancelled)), None)
+    if odd is None:
+        return None
+    if isinstance(odd, SystemExit):
+        return FeedError(f"the adapter called sys.exit({odd.code!r:.80})")
+    return FeedError(
+        f"the adapter raised {type(odd).__name__}, which is no Exception: {odd!r:.200}", reason="fault"
+    )
+
+
+def _tellable(exc: Exception) -> Exception:
+    """Return an exception whose text can be told: itself, unless its own ``__str__`` fails."""
+    try:
+        str(exc)
+    except Exception as worse:
+        text = f"{type(exc).__name__}, whose text can't be told: {type(worse).__name__}"
+        return FeedError(text, reason="fault")
+    return exc
+
+
+def _leaves(exc: BaseException) -> Iterator[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
         for inner in exc.exceptions:
             yield from _leaves(inner)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import Any
 
@@ -517,22 +518,54 @@ async def test_feed_sees_what_its_venues_subscribers_want_in_each_of_its_lives(
     assert seen == [({ACME}, False), ({ACME}, True), ({ACME}, True)]
 
 
+class Panic(BaseException):
+    """As libraries written in Rust raise it."""
+
+
 @pytest.mark.parametrize("is_grouped", [False, True])
-async def test_adapter_that_exits_ends_alone(autojump_clock: object, is_grouped: bool) -> None:
+@pytest.mark.parametrize(
+    ("odd", "says"),
+    [
+        (SystemExit(3), "the adapter called sys.exit(3)"),
+        (Panic("at the disco"), "the adapter raised Panic, which is no Exception: Panic('at the disco')"),
+        (
+            asyncio.CancelledError(),
+            "the adapter raised CancelledError, which is no Exception: CancelledError()",
+        ),
+        (GeneratorExit(), "the adapter raised GeneratorExit, which is no Exception: GeneratorExit()"),
+    ],
+)
+async def test_adapter_that_raises_what_is_no_exception_ends_alone(
+    autojump_clock: object, odd: BaseException, says: str, is_grouped: bool
+) -> None:
     feed, other = ScriptedFeed(), other_feed()
 
     async def leave(ctx: Any) -> bool:
         if not is_grouped:
-            raise SystemExit(3)
+            raise odd
         async with trio.open_nursery() as nursery:
             nursery.cancel_scope.shield = True
-            raise SystemExit(3)
+            nursery.start_soon(trio.sleep_forever)
+            raise odd
 
     async with open_broker(feeds=[feed, other]) as broker:
         await feed.do(leave)
-        assert broker.runner.last_error.startswith("the adapter called sys.exit")
+        assert broker.runner.last_error == says
         await other.publish(quote("OTHER:X"))
         assert (await feeds(broker.port))["feed1"]["state"] == "live"
+        await trio.sleep(60)
+        assert feed.lives == 2
+
+
+async def test_exception_whose_text_fails_is_told_by_its_name(autojump_clock: object) -> None:
+    class Untold(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    feed = ScriptedFeed()
+    async with open_broker(feeds=[feed]) as broker:
+        await feed.fail(Untold())
+        assert broker.runner.last_error == "Untold, whose text can't be told: RuntimeError"
         await trio.sleep(60)
         assert feed.lives == 2
 
