@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from inspect import iscoroutinefunction
+from math import isfinite
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
@@ -67,9 +68,10 @@ class Source:
             # What is printed here may be read by a program.
             with redirect_stdout(sys.stderr):
                 found = self._load()
-        except PluginError:
+        except (PluginError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as exc:
+        except BaseException as exc:
+            # Also what is no Exception: sys.exit, or the panic of a library in Rust.
             raise PluginError(f"can't be imported: {_text(exc)}") from exc
         if self.origin != "built-in":
             _check(found)
@@ -161,7 +163,9 @@ def make_feed(feed: type[Feed], options: FeedOptions) -> Feed:
     try:
         made = feed(options)
         fault = _fault(made)
-    except (Exception, SystemExit) as exc:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:
         fault = f"can't be made: {_text(exc)}"
     return BrokenFeed(options, fault) if fault else made
 
@@ -179,7 +183,23 @@ def _fault(made: Feed) -> str:
     for symbol in symbols or ():
         if not isinstance(symbol, str) or not is_symbol(symbol) or venue_of(symbol) != venue:
             return f"symbols: {symbol!r:.80} is not {venue}:SYMBOL, upper case"
+    return _fault_of_settings(made)
+
+
+def _fault_of_settings(made: Feed) -> str:
+    """Return what is wrong with what a feed says of how it is to be treated, empty if nothing is."""
+    for name in ("is_checked", "can_pause"):
+        if type(value := getattr(made, name)) is not bool:
+            return f"{name} = {value!r:.80}: must be True or False"
+    if (stale := made.stale_after_s) is not None and not (_is_number(stale) and stale > 0):
+        return f"stale_after_s = {stale!r:.80}: must be a number of seconds above 0, or None"
+    if not _is_number(linger := made.linger_s) or linger < 0:
+        return f"linger_s = {linger!r:.80}: must be a number of seconds, at least 0"
     return ""
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and isfinite(value)  # type: ignore[arg-type]  # it is one of both
 
 
 def _check(found: object) -> None:

@@ -51,6 +51,7 @@ class Lab(Feed):
 BROKEN = {
     "raises": ("raise RuntimeError('out of order')", "can't be imported: RuntimeError: out of order"),
     "exits": ("raise SystemExit(3)", "can't be imported: SystemExit: 3"),
+    "panics": ("raise BaseException('out of luck')", "can't be imported: BaseException: out of luck"),
     "syntax": ("class Lab(", "can't be imported: SyntaxError"),
     "needs_more": ("import a_module_that_is_not_there", "No module named 'a_module_that_is_not_there'"),
     "no_class": ("x = 1", "has no 'Lab'; its feeds are: none"),
@@ -85,6 +86,25 @@ BROKEN_WHEN_MADE = {
     "text": (GOOD.replace('["LAB:A"]', '"LAB:A"'), "symbols: 'LAB:A' must be a list, or None"),
     "iterator": (GOOD.replace('["LAB:A"]', 'iter(["LAB:A"])'), "must be a list, or None"),
     "foreign": (GOOD.replace('["LAB:A"]', '["OTHER:A"]'), "symbols: 'OTHER:A' is not LAB:SYMBOL"),
+    **{
+        f"{name}_{number}": (GOOD.replace('venue = "LAB"', f'venue = "LAB"; {name} = {value}'), says)
+        for number, (name, value, says) in enumerate(
+            [
+                (
+                    "stale_after_s",
+                    "'60'",
+                    "stale_after_s = '60': must be a number of seconds above 0, or None",
+                ),
+                ("stale_after_s", "0", "stale_after_s = 0: must be a number of seconds above 0, or None"),
+                ("stale_after_s", "True", "stale_after_s = True: must be a number"),
+                ("stale_after_s", "float('nan')", "stale_after_s = nan: must be a number"),
+                ("linger_s", "None", "linger_s = None: must be a number of seconds, at least 0"),
+                ("linger_s", "-1", "linger_s = -1: must be a number of seconds, at least 0"),
+                ("can_pause", "'no'", "can_pause = 'no': must be True or False"),
+                ("is_checked", "1", "is_checked = 1: must be True or False"),
+            ]
+        )
+    },
 }
 
 
