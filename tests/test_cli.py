@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -106,6 +107,37 @@ def test_serve_ends_with_130_after_ctrl_c(broker: FakeBroker) -> None:
 def test_second_signal_ends_a_broker_that_still_drains(broker: FakeBroker, first: signal.Signals) -> None:
     broker.life = signals(first, signal.SIGINT)
     assert main(["serve"]) == (130 if first == signal.SIGINT else 0)
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM,), (signal.SIGTERM, signal.SIGINT)])
+def test_broker_in_which_something_catches_its_cancellation_is_left(
+    broker: FakeBroker,
+    numbers: tuple[signal.Signals, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    left: list[int] = []
+    is_left = threading.Event()
+
+    def leave(code: int) -> None:
+        left.append(code)
+        is_left.set()
+
+    async def life(stop: trio.Event) -> None:
+        # What catches its cancellation looks like this from outside.
+        with trio.CancelScope(shield=True):
+            for number in numbers:
+                signal.raise_signal(number)
+            await stop.wait()
+            await trio.to_thread.run_sync(is_left.wait)
+
+    monkeypatch.setattr("broker.cli.serve.LEFT_BEHIND_S", 0.01)
+    monkeypatch.setattr("os._exit", leave)
+    monkeypatch.setenv("TAPECAST_SERVER__DRAIN_S", "0")
+    broker.life = life
+    main(["serve"])
+    assert 1 in left
+    assert "does an adapter catch trio.Cancelled?" in capsys.readouterr().err
 
 
 def test_serve_takes_flags_over_variables_over_the_file(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from broker.cli import exits
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
     from broker.app import Serving
     from broker.config import Config
+
+#: Who was asked to end and has not so long after the drain never will: a feed's program gets 5 s, a dead connection 2.
+LEFT_BEHIND_S = 15.0
 
 
 def serve(*, config: ConfigFlag = None, host: HostFlag = None, port: PortFlag = None) -> int:
@@ -88,34 +93,60 @@ async def _run(config: Config, announce: Callable[[Serving], None]) -> int:
 
     from broker.app import serve as serve_broker
 
-    stop = trio.Event()
-    first: list[int] = []
+    stop, first, last_resort = trio.Event(), list[int](), _LastResort()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
+        try:
+            async with trio.open_nursery() as nursery:
 
-            async def broker(task_status: trio.TaskStatus[Serving]) -> None:
-                await serve_broker(config, stop=stop, task_status=task_status)
-                nursery.cancel_scope.cancel()
+                async def broker(task_status: trio.TaskStatus[Serving]) -> None:
+                    await serve_broker(config, stop=stop, task_status=task_status)
+                    nursery.cancel_scope.cancel()
 
-            nursery.start_soon(_obey, signals, first, stop, nursery.cancel_scope)
-            try:
-                serving = await nursery.start(broker)
-            except OSError as exc:
-                raise exits.Failed(exc.strerror or str(exc), exc.errno) from exc
-            announce(serving)
+                async def obey() -> None:
+                    async for signum in signals:
+                        if stop.is_set():
+                            last_resort.set(LEFT_BEHIND_S)
+                            nursery.cancel_scope.cancel()
+                            return
+                        first.append(signum)
+                        last_resort.set(config.server.drain_s + LEFT_BEHIND_S)
+                        stop.set()
+
+                nursery.start_soon(obey)
+                try:
+                    serving = await nursery.start(broker)
+                except OSError as exc:
+                    raise exits.Failed(exc.strerror or str(exc), exc.errno) from exc
+                announce(serving)
+        finally:
+            last_resort.clear()
     return exits.INTERRUPTED if signal.SIGINT in first else exits.OK
 
 
-async def _obey(
-    signals: AsyncIterator[int], first: list[int], stop: trio.Event, scope: trio.CancelScope
-) -> None:
-    """Ask the broker to end at the first signal, and make it end at the second."""
-    async for signum in signals:
-        if stop.is_set():
-            scope.cancel()
-            return
-        first.append(signum)
-        stop.set()
+class _LastResort:
+    """Ends the process if it is still there then: an adapter that catches its cancellation can't be ended alone."""
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+
+    def set(self, seconds: float) -> None:
+        """Begin to wait, anew if it has begun."""
+        self.clear()
+        self._timer = threading.Timer(seconds, _leave)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def clear(self) -> None:
+        """Wait no more: all has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _leave() -> None:
+    exits.complain(
+        "something does not let itself be ended (does an adapter catch trio.Cancelled?); left as it is"
+    )
+    os._exit(exits.FAILURE)
 
 
 def _raise_file_limit() -> None:
