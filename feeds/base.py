@@ -161,6 +161,8 @@ class Feed:
         stale_after_s: how long it may be mute at most before the supervisor connects it again; a feed that always
             has ticks is given less, down to a sixth. ``None``: for ever.
         linger_s: for how long `FeedContext.wanted` names what nobody wants any more.
+        resumes: whether a life begins where the one before ended, so that nothing is missed in between. If not, what
+            a life that fails has served of books and trades becomes gaps, and books begin anew with a snapshot.
         api_version: the `API_VERSION` that it was written for. An adapter of your own has to say it.
     """
 
@@ -172,6 +174,7 @@ class Feed:
     can_pause: bool = False
     stale_after_s: float | None = None
     linger_s: float = 30.0
+    resumes: bool = False
     api_version: int
 
     def __init__(self, options: FeedOptions) -> None:

@@ -62,6 +62,8 @@ class Redis(Feed):
         was_let_in: whether a server has ever taken its login, and said which streams there are.
     """
 
+    resumes = True
+
     class Options(LineOptions):
         """Keys of a feed of the type ``redis``."""
 

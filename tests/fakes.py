@@ -86,6 +86,7 @@ class ScriptedFeed:
         self.can_pause = can_pause
         self.stale_after_s = stale_after_s
         self.linger_s = 30.0
+        self.resumes = False
         self.lives = 0
         self._steps, self._todo = trio.open_memory_channel[Callable[[Any], Awaitable[bool]]](1000)
 

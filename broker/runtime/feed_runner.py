@@ -53,6 +53,7 @@ class Feed(Protocol):
     can_pause: bool
     stale_after_s: float | None
     linger_s: float
+    resumes: bool
 
     async def run(self, ctx: Any) -> None: ...
 
@@ -84,6 +85,7 @@ class FeedRunner:
         last_error: the text of the last failure; empty if there was none.
         last_refusal: why the last frame was refused; empty if none was.
         since: when the state began, seconds of Trio's clock.
+        served: books that are whole, and what has had trades, since the last gap; kept by the ingest.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class FeedRunner:
         self.bars = BarBuilder()
         self.watermark = 0
         self.symbols: dict[str, None] = {}
+        self.served: set[tuple[Channel, str]] = set()
         self.time_ns = time_ns
         self.gate = Gate(self, channel, can_pause=feed.can_pause)
         self.publish: Callable[[Tick], None] = self.gate.publish
@@ -184,9 +187,7 @@ class FeedRunner:
                 await self._run_once()
             except Exception as raised:
                 exc = _tellable(_innermost(raised))
-                # Its gaps come before its state, and what it published before both.
-                with trio.move_on_after(LEFT_BEHIND_S):
-                    await self.gate.wait_until_taken()
+                await self._settle()
                 self.failures[exc.reason if isinstance(exc, FeedError) else "fault"] += 1
                 if self._is_for_good(exc):
                     self._fail(exc)
@@ -202,6 +203,20 @@ class FeedRunner:
                 self._move_to("ended")
                 self.log.info("feed has ended", ticks=self.ticks)
                 return
+
+    async def _settle(self) -> None:
+        """Let what the feed left behind be taken, and its gaps behind that, before its state is told.
+
+        A life that fails may have missed anything, so what it has not told of itself becomes gaps here.
+        """
+        with trio.move_on_after(LEFT_BEHIND_S):
+            await self.gate.wait_until_taken()
+        if not self.feed.resumes and self.served:
+            for ch, sym in sorted(self.served):
+                self.gate.publish(Missed(ch, sym))
+            self.gate.leave()
+            with trio.move_on_after(LEFT_BEHIND_S):
+                await self.gate.wait_until_taken()
 
     def _is_for_good(self, exc: Exception) -> bool:
         return isinstance(exc, FeedPermanentError) and not (exc.unless_live and self.ticks)

@@ -18,7 +18,7 @@ from broker.core.bars import INTERVALS, SECOND, BarBuilder
 from broker.core.books import with_plain_removals
 from broker.core.errors import FrameError
 from broker.core.feed_queue import Missed, Rewound
-from broker.core.ticks import Book, Quote, Tick, Trade, is_symbol
+from broker.core.ticks import Book, Channel, Quote, Tick, Trade, is_symbol, venue_of
 from broker.core.topics import Topics
 from broker.runtime.fanout import Fanout
 from broker.runtime.feed_runner import Feed, FeedRunner, Upstream
@@ -114,7 +114,7 @@ class Ingest:
         for item in items:
             if isinstance(item, Missed):
                 self._publish(runner, ticks)
-                self._fanout.gap(item.ch, item.sym, item.reason)
+                self._miss(runner, item)
                 ticks = []
                 continue
             if isinstance(item, Rewound):
@@ -128,6 +128,8 @@ class Ingest:
                     runner.refused(FrameError(fault, repr(item)))
                     continue
                 if type(item) is Book:
+                    if not _continues(runner, item):
+                        continue
                     item = with_plain_removals(item)
             if item.sym not in runner.symbols and not self._learn(runner, item.sym):
                 continue
@@ -135,6 +137,7 @@ class Ingest:
             if watermark < item.ts <= item.rts + FUTURE_NS:
                 watermark = item.ts
             if type(item) is Trade:
+                runner.served.add(("trade", item.sym))
                 try:
                     runner.bars.add(item)
                 except (ArithmeticError, ValueError) as exc:
@@ -165,10 +168,28 @@ class Ingest:
         runner.bars = BarBuilder()
         runner.watermark = 0
 
+    def _miss(self, runner: FeedRunner, missed: Missed) -> None:
+        """Tell that a feed has missed something, unless that is of another feed's symbol."""
+        runner.served.discard((missed.ch, missed.sym))
+        if owner := self._other_owner(runner, missed.sym):
+            runner.refused(_foreign(missed.sym, owner))
+        else:
+            self._fanout.gap(missed.ch, missed.sym, missed.reason)
+
+    def _other_owner(self, runner: FeedRunner, sym: str) -> str:
+        """Return which other feed a symbol's venue is of, empty if it may be this one's."""
+        venue = venue_of(sym)
+        if venue == runner.feed.venue:
+            return ""
+        return next((other.name for other in self.feeds if other.feed.venue == venue), "")
+
     def _learn(self, runner: FeedRunner, sym: str) -> bool:
-        """Meet a symbol of a feed for the first time; refuse one that nobody could subscribe to."""
+        """Meet a symbol of a feed for the first time; refuse one that nobody could subscribe to, or another feed's."""
         if not is_symbol(sym):
             runner.refused(FrameError(f"sym: {sym!r:.80} is not VENUE:SYMBOL, upper case"))
+            return False
+        if owner := self._other_owner(runner, sym):
+            runner.refused(_foreign(sym, owner))
             return False
         runner.symbols[sym] = None
         if runner.state == "live":
@@ -191,3 +212,21 @@ class Ingest:
                     bars = list(runner.bars.advance(runner.watermark, runner.time_ns()))
                     if bars:
                         self._fanout.publish(bars)
+
+
+def _continues(runner: FeedRunner, book: Book) -> bool:
+    """Tell whether a book can be served; note the snapshots. A delta of a book that nobody has is refused."""
+    topic: tuple[Channel, str] = ("book", book.sym)
+    if book.kind == "snapshot":
+        runner.served.add(topic)
+    elif topic not in runner.served:
+        text = f"a delta of {book.sym} without a snapshot before it, or behind a gap"
+        runner.refused(FrameError(text, kind="a delta without a snapshot"))
+        return False
+    return True
+
+
+def _foreign(sym: str, owner: str) -> FrameError:
+    return FrameError(
+        f"sym: {sym!r:.80} is of the venue of another feed, {owner!r:.80}", kind="sym of another feed"
+    )

@@ -13,7 +13,7 @@ from broker.core.decimals import is_zero
 from broker.core.errors import FeedError, FeedPermanentError, FrameError
 from broker.core.tick_lines import odd_values
 from broker.core.ticks import TICK_TYPES, Book, Channel, Tick, is_symbol, venue_of
-from feeds.mistakes import wrong_tick
+from feeds.mistakes import wrong_tick, wrong_value
 from feeds.testing.verdicts import one_line
 
 
@@ -137,7 +137,7 @@ def _fault_of_tick(tick: Tick, venue: str) -> str:
     except (msgspec.ValidationError, TypeError, ValueError, OverflowError) as error:
         return f"published what is {one_line(wrong_tick(tick, error, venue))}"
     for name, value in odd_values(checked):
-        return f"published {name} = {value!r:.80}: {one_line(repr(tick), 200)}"
+        return f"published what is {one_line(wrong_value(checked, name, value))}"
     if not is_symbol(checked.sym) or venue_of(checked.sym) != venue:
         return f"published the symbol {checked.sym!r:.80}, which is not {venue}:SYMBOL in upper case"
     return ""

@@ -28,15 +28,15 @@ ROOM = CHANNEL_BATCHES * BATCH_TICKS
 assert ROOM == QUEUE_TICKS
 
 
-def delta(sym: str, n: int) -> Book:
-    """Return a delta that changes one of ten levels, or takes it away."""
+def book(sym: str, n: int) -> Book:
+    """Return a delta that changes one of ten levels, or takes it away; a snapshot where a burst begins."""
     level: Level = (f"{100 + n % 10}.50", "0" if n % 3 == 0 else str(n))
-    return Book(sym=sym, ts=n, rts=n, kind="delta", bids=[level], asks=[])
+    return Book(sym=sym, ts=n, rts=n, kind="snapshot" if n < 6 else "delta", bids=[level], asks=[])
 
 
 def burst(count: int) -> list[Tick]:
-    """Return quotes, trades and book deltas of two symbols, in turn."""
-    return [(quote, trade, delta)[n % 3]((ACME, BETA)[n % 2], n) for n in range(count)]
+    """Return quotes, trades and books of two symbols, in turn."""
+    return [(quote, trade, book)[n % 3]((ACME, BETA)[n % 2], n) for n in range(count)]
 
 
 async def publish(feed: ScriptedFeed, ticks: list[Any]) -> None:

@@ -215,6 +215,7 @@ _odd: Any = Quote
 _none: Any = None
 _list: Any = []
 _one: Any = 1
+_BUY: Any = "BUY"
 _odd_level: Any = ("1", "2", "3")
 
 NONSENSE: dict[str, Any] = {
@@ -250,6 +251,26 @@ NONSENSE: dict[str, Any] = {
     "a level with a number for a size": Book(
         sym=ACME, ts=1, rts=1, kind="delta", bids=[], asks=[("1", _one)]
     ),
+    "a text for a price": quote(ACME, "cheap"),
+    "a price that is none of all numbers": quote(ACME, "NaN"),
+    "an empty text for a price": quote(ACME, ""),
+    "several numbers in one text": quote(ACME, "1;1;1"),
+    "a price of more digits than there are": quote(ACME, "1" * 65),
+    "a negative size": Quote(sym=ACME, ts=1, rts=1, bid="1", bid_size="-1", ask=None, ask_size=None),
+    "a side in capital letters": Trade(sym=ACME, ts=1, rts=1, price="1", size="1", side=_BUY, id="1"),
+    "a trade of less than nothing": Trade(sym=ACME, ts=1, rts=1, price="1", size="-1", side=None, id="1"),
+    "a kind of book that there is not": Book(sym=ACME, ts=1, rts=1, kind=_BUY, bids=[], asks=[]),
+    "a level with a text for a price": Book(
+        sym=ACME, ts=1, rts=1, kind="snapshot", bids=[("1", "1"), ("NaN", "1")], asks=[]
+    ),
+    "a level with a negative size": Book(sym=ACME, ts=1, rts=1, kind="snapshot", bids=[("1", "-1")], asks=[]),
+    "seconds for nanoseconds": Trade(
+        sym=ACME, ts=1_795_000_000, rts=1_795_000_000 * 10**9, price="1", size="1", side=None, id="1"
+    ),
+    "a delta of a book that nobody has": Book(
+        sym=ACME, ts=1, rts=1, kind="delta", bids=[], asks=[("1", "1")]
+    ),
+    "a symbol of another feed's venue": quote("OTHER:X", 100),
     "half a surrogate": Trade(sym=ACME, ts=1, rts=1, price="1", size="1", side=None, id="\ud800"),
     "something else altogether": "a tick",
     "nothing": None,
@@ -356,6 +377,76 @@ async def test_gap_of_a_feed_stands_between_the_ticks_around_it(autojump_clock: 
         await feed.do(step)
         gap = await ws.receive_type("gap")
         assert (gap["sym"], gap["reason"], gap["from"]) == (ACME, "feed_reset", None)
+
+
+async def test_gap_of_another_feeds_symbol_is_refused(autojump_clock: object) -> None:
+    feed, other = ScriptedFeed(), other_feed()
+
+    async def step(ctx: Any) -> bool:
+        ctx.gap("trade", "OTHER:X")
+        ctx.gap("trade", ACME)
+        await ctx.flush()
+        return False
+
+    async with open_broker(feeds=[feed, other]) as broker, websocket(broker.port) as ws:
+        await ws.ask("subscribe", ch="trade", symbols=["*"])
+        await other.publish(trade("OTHER:X", 1))
+        await feed.publish(trade(ACME, 1))
+        await feed.do(step)
+        assert (await ws.receive_type("gap"))["sym"] == ACME
+        assert broker.runner.last_refusal == "sym: 'OTHER:X' is of the venue of another feed, 'feed1'"
+
+
+def book(kind: Any, n: int) -> Book:
+    return Book(sym=ACME, ts=n, rts=n, kind=kind, bids=[(str(n), "1")], asks=[])
+
+
+async def test_delta_behind_a_gap_is_refused_until_the_snapshot(autojump_clock: object) -> None:
+    feed = ScriptedFeed()
+
+    async def step(ctx: Any) -> bool:
+        ctx.gap("book", ACME)
+        return False
+
+    async with open_broker(feeds=[feed]) as broker, websocket(broker.port) as ws:
+        await ws.ask("subscribe", ch="book", symbols=[ACME])
+        await ws.receive_type("ack")
+        await feed.publish(book("snapshot", 1), book("delta", 2))
+        await feed.do(step)
+        await feed.publish(book("delta", 3), book("snapshot", 4), book("delta", 5))
+        got: list[Any] = []
+        while len(got) < 5:
+            message = await ws.receive()
+            got += ["gap"] if message["type"] == "gap" else [tick["ts"] for tick in message.get("data", [])]
+        assert got == ["1", "2", "gap", "4", "5"]
+        assert broker.runner.last_refusal.startswith("a delta of SIM:ACME without a snapshot before it")
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+async def test_books_and_trades_of_a_life_that_fails_become_gaps_unless_it_is_resumed(
+    autojump_clock: object, resumes: bool
+) -> None:
+    feed = ScriptedFeed()
+    feed.resumes = resumes
+    async with open_broker(feeds=[feed]) as broker, websocket(broker.port) as ws:
+        for id_, ch in enumerate(("book", "trade", "quote", "status"), 1):
+            await ws.ask("subscribe", id=id_, ch=ch, symbols=[ACME])
+            await ws.receive_type("ack")
+        await feed.publish(book("snapshot", 1), trade(ACME, 1), quote(ACME, 1))
+        await feed.fail(FeedError("the venue hung up"))
+        await broker.settled(lambda: feed.lives == 2)
+        await feed.publish(book("delta", 2), book("snapshot", 3))
+        told: list[Any] = []
+        while ("book", "3") not in told:
+            message = await ws.receive()
+            if message["type"] == "gap":
+                told.append((message["ch"], "gap"))
+            told += [(tick["ch"], tick.get("state", tick["ts"])) for tick in message.get("data", [])]
+        behind = told[told.index(("quote", "1")) + 1 :]
+        gaps = [("book", "gap"), ("trade", "gap"), ("status", "down"), ("status", "live"), ("book", "3")]
+        resumed = [("status", "down"), ("book", "2"), ("book", "3"), ("status", "live")]
+        assert sorted(behind) == sorted(resumed if resumes else gaps)
+        assert resumes or behind.index(("book", "gap")) < behind.index(("status", "down"))
 
 
 async def test_removal_reaches_subscribers_in_the_protocols_spelling(autojump_clock: object) -> None:

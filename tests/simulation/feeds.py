@@ -39,6 +39,8 @@ class SimFeed:
     """
 
     is_checked = False
+    #: It says itself what it missed between two lives.
+    resumes = True
 
     def __init__(
         self, world: World, venue: str, symbols: Sequence[str], *, declares: bool, until: float, pace_s: float

@@ -150,7 +150,7 @@ def test_failed_check_is_exit_code_1(
     kind = write_adapter(tmp_path, WRONG["stamps seconds"].source)
     code, verdicts = checked(capsys, kind)
     assert code == 1
-    assert {name for name, each in verdicts.items() if each["outcome"] == "failed"} == {"stamps"}
+    assert {name for name, each in verdicts.items() if each["outcome"] == "failed"} == {"frames", "stamps"}
 
 
 def test_check_prints_a_line_for_each_check_and_a_sum(
