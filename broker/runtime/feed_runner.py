@@ -85,6 +85,8 @@ class FeedRunner:
         last_error: the text of the last failure; empty if there was none.
         last_refusal: why the last frame was refused; empty if none was.
         since: when the state began, seconds of Trio's clock.
+        symbols: those that it has brought something of; in order.
+        declared: those that it says it has.
         served: books that are whole, and what has had trades, since the last gap; kept by the ingest.
     """
 
@@ -116,6 +118,7 @@ class FeedRunner:
         self.bars = BarBuilder()
         self.watermark = 0
         self.symbols: dict[str, None] = {}
+        self.declared = dict.fromkeys(feed.symbols or ())
         self.served: set[tuple[Channel, str]] = set()
         self.time_ns = time_ns
         self.gate = Gate(self, channel, can_pause=feed.can_pause)

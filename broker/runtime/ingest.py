@@ -192,13 +192,15 @@ class Ingest:
             runner.refused(_foreign(sym, owner))
             return False
         runner.symbols[sym] = None
-        if runner.state == "live":
+        if runner.state == "live" and sym not in runner.declared:
             self._fanout.publish([runner.status(sym)])
         return True
 
     def _tell_state(self, runner: FeedRunner) -> None:
-        if runner.symbols:
-            self._fanout.publish([runner.status(sym) for sym in runner.symbols])
+        """Tell of all that the feed has, also of what it has brought nothing of yet, as it may never connect."""
+        symbols = {**runner.declared, **runner.symbols}
+        if symbols:
+            self._fanout.publish([runner.status(sym) for sym in symbols])
 
     async def _close_silent_bars(self) -> None:
         """Let time go on for the bars of feeds that say nothing."""

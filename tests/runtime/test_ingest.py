@@ -17,7 +17,7 @@ from broker.core.errors import FeedError, FeedPermanentError, FrameError
 from broker.core.ticks import Bar, Book, Quote, Trade
 from broker.runtime.feed_runner import FeedRunner
 from broker.runtime.gate import BUFFER_TICKS
-from tests.fakes import ACME, BETA, ScriptedFeed, open_broker, quote, status_of, trade
+from tests.fakes import ACME, BETA, SYMBOLS, ScriptedFeed, open_broker, quote, status_of, trade
 from tests.raw import get, websocket
 
 
@@ -53,11 +53,12 @@ async def test_feed_that_raises_is_down_and_told_and_started_again_while_the_oth
         await other.publish(quote("OTHER:X"))
         await ws.ask("subscribe", ch="status", symbols=["*"])
         snapshot = await ws.receive_type("snapshot")
-        assert status_of(snapshot) == [(ACME, "live"), ("OTHER:X", "live")]
+        everything = [*SYMBOLS, "OTHER:X"]
+        assert sorted(status_of(snapshot)) == sorted((sym, "live") for sym in everything)
         with structlog.testing.capture_logs() as logs:
             await feed.fail(FeedError("the venue hung up"))
             update = await ws.receive_type("update")
-            assert status_of(update) == [(ACME, "down")]
+            assert status_of(update) == [(sym, "down") for sym in SYMBOLS]
             assert update["data"][0]["text"] == "the venue hung up"
             shown = (await feeds(broker.port))["feed0"]
             assert (shown["state"], shown["last_error"]) == ("down", "the venue hung up")
@@ -65,10 +66,30 @@ async def test_feed_that_raises_is_down_and_told_and_started_again_while_the_oth
             assert (await feeds(broker.port))["feed1"]["ticks"] == 2
             await trio.sleep(1)
             await feed.publish(quote(ACME, 2))
-            assert status_of(await ws.receive_type("update")) == [(ACME, "live")]
+            assert status_of(await ws.receive_type("update")) == [(sym, "live") for sym in SYMBOLS]
         shown = (await feeds(broker.port))["feed0"]
         assert (shown["state"], shown["restarts"], shown["ticks"]) == ("live", 1, 2)
         assert [line["error"] for line in logs if line["event"] == "feed failed"] == ["the venue hung up"]
+
+
+async def test_feed_that_has_never_connected_tells_the_subscribers_of_all_that_it_declares(
+    autojump_clock: object,
+) -> None:
+    feed = ScriptedFeed()
+    async with open_broker(feeds=[feed]) as broker, websocket(broker.port) as ws:
+        await ws.ask("subscribe", ch="status", symbols=[ACME, BETA])
+        await ws.receive_type("ack")
+        await feed.fail(FeedError("connection refused"))
+        update = await ws.receive_type("update")
+        assert status_of(update) == [(ACME, "down"), (BETA, "down")]
+        assert {tick["text"] for tick in update["data"]} == {"connection refused"}
+        await trio.sleep(1)
+        await feed.publish(quote())
+        assert status_of(await ws.receive_type("update")) == [(ACME, "live"), (BETA, "live")]
+        await feed.publish(quote(BETA))
+        await feed.fail(FeedError("the venue hung up"))
+        told = status_of(await ws.receive_type("update"))
+        assert told == [(ACME, "down"), (BETA, "down")], "and that it is live is told once"
 
 
 async def test_feed_that_fails_again_and_again_is_logged_once_and_tried_less_and_less(
