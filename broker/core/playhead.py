@@ -109,7 +109,7 @@ class Playhead:
             items += self._begin(self._after[1])
         if self.is_playing:
             items += [
-                Skipped(self._offset, sym, None, None, "feed_reset")
+                Skipped(self._offset + 1, sym, None, None, "feed_reset")
                 for sym, part in self._parts.items()
                 if part is not None and part.seq
             ]
@@ -160,11 +160,11 @@ class Playhead:
         # Also by ticks that are not wanted: replays of several channels begin at the same place.
         if not self.is_playing and self._has_come(offset, at):
             items += self._begin(offset - 1 if self._after is None else self._after[1])
-        self._offset = offset
         if part is not None and self.is_playing:
             self._pass_on(Played(offset, head.sym, head.seq, at, raw), head, part, items)
         elif part is not None:
             part.keep(head, raw)
+        self._offset = offset
         return items
 
     def _has_come(self, offset: int, at: int) -> bool:
@@ -176,8 +176,7 @@ class Playhead:
         if tick.seq <= part.seq:
             return  # in a snapshot already
         if part.seq and tick.seq > part.seq + 1:
-            items.append(Skipped(tick.offset, tick.sym, part.seq + 1, tick.seq - 1, "overflow"))
-            part.is_whole = False
+            items.append(self._miss(tick.sym, part, tick.seq - 1))
         elif not part.seq and head.ch == "book" and not self._makes_sense(head):
             return  # until the state of the book comes along
         elif not part.seq:
@@ -186,6 +185,15 @@ class Playhead:
             part.is_whole = True
         part.seq = tick.seq
         items.append(tick)
+
+    def _miss(self, sym: str, part: _Part, last: int) -> Skipped:
+        """Say that a symbol's ticks up to ``last`` are not there.
+
+        Right behind what was recorded before: a cursor that is behind the missing ticks means that they were told.
+        """
+        missing = Skipped(self._offset + 1, sym, part.seq + 1, last, "overflow")
+        part.seq, part.is_whole = last, False
+        return missing
 
     def _makes_sense(self, head: _Head) -> bool:
         # Whoever resumes has the book.
@@ -197,7 +205,11 @@ class Playhead:
         Raises:
             msgspec.DecodeError: one of them is not a tick.
         """
+        items: list[Item] = []
         shown: list[tuple[str, int, bytes]] = []
+        if not self.is_playing and self._after is not None and self._has_come(offset, 0):
+            # Else what is missing between that place and here would be taken for known.
+            items += self._begin(self._after[1])
         for raw in ticks:
             head = _head_of(raw)
             part = self._part(head.sym) if head.ch == self._ch else None
@@ -206,10 +218,15 @@ class Playhead:
             if not self.is_playing:
                 if head.seq >= part.seq:
                     part.keep(head, raw)
-            elif not part.seq or (head.ch == "book" and not part.is_whole):
+                continue
+            if part.seq and head.seq > part.seq:
+                items.append(self._miss(head.sym, part, head.seq))
+            if not part.seq or (head.ch == "book" and not part.is_whole):
                 shown.append((head.sym, head.seq, raw))
                 part.seq, part.is_whole = max(part.seq, head.seq), True
-        return [Shown(offset, shown)] if shown else ()
+        if shown:
+            items.append(Shown(offset, shown))
+        return items
 
     def lose(self, offset: int, ch: Channel, sym: str) -> Sequence[Item]:
         """Note that ticks were missed when this was recorded; nobody knows how many."""

@@ -39,7 +39,10 @@ class Played(Struct, gc=False):
 
 
 class Skipped(Struct):
-    """Ticks that the recording does not have, or (nothing known) a place where the counting begins anew."""
+    """Ticks that the recording does not have, or (nothing known) a place where the counting begins anew.
+
+    ``offset`` is right behind what it has before them.
+    """
 
     offset: int
     sym: str
@@ -198,8 +201,12 @@ class Replay:
         elif isinstance(item, Played):
             self.heard[item.sym] = item.seq
             self.sent = item.offset
+            # What is next may be a state that is valid right there.
+            self.position = max(self.position, item.offset)
         elif isinstance(item, Shown):
             self.heard.update((sym, seq) for sym, seq, _ in item.states)
+        elif item.last is not None:
+            self.heard[item.sym] = item.last
         self._advance()
         self.on_room()
         return item

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import structlog
@@ -162,11 +163,26 @@ def _first_file(folder: Path, plan: Plan) -> TapeFile | None:
     if plan.after is not None:
         epoch, offset = plan.after
         begun = [file for file in files if file.epoch == epoch and file.before <= offset]
+        while len(begun) > 1 and not _has_states(begun[-1], offset):
+            # What is missing before it could not be told of those whose state comes later.
+            begun.pop()
     elif plan.since is not None:
         begun = [file for file in files if file.began <= plan.since]
     else:
         begun = []
     return begun[-1] if begun else next(iter(files), None)
+
+
+def _has_states(file: TapeFile, upto: int) -> bool:
+    """Tell whether a file says, up to a place in it, where its symbols stood when it began."""
+    try:
+        with closing(TapeReader(file.path)) as reader:
+            while isinstance(block := reader.read(), Block) and block.first <= upto + 1:
+                if block.kind == "states" and block.last <= upto:
+                    return True
+    except OSError:
+        return False
+    return False
 
 
 def _file_behind(folder: Path, file: TapeFile | None) -> TapeFile | None:

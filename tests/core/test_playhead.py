@@ -98,7 +98,9 @@ def test_missing_ticks_are_named_by_their_numbers() -> None:
     head = Playhead("trade", lambda sym: True, plan())
     head.turn("e1", 0)
     items = [*head.tick(1, encoded(trade(ACME, 1), 1)), *head.tick(9, encoded(trade(ACME, 9), 6))]
-    assert items[1] == Skipped(9, ACME, 2, 5, "overflow")
+    assert items[1] == Skipped(2, ACME, 2, 5, "overflow"), (
+        "whoever has been sent the first tick alone, is told"
+    )
     assert played(items) == [(ACME, 1), (ACME, 6)]
 
 
@@ -116,11 +118,34 @@ def test_state_helps_a_book_behind_a_hole_and_is_not_repeated_for_a_whole_one() 
     head = Playhead("book", lambda sym: True, plan())
     head.turn("e1", 0)
     head.tick(1, encoded(book("snapshot"), 1))
+    assert list(head.states(1, [encoded(book("snapshot"), 1)])) == []
     state = encoded(book("snapshot"), 5)
-    assert list(head.states(1, [state])) == []
-    assert of(Skipped, list(head.tick(9, encoded(book("delta"), 5)))) == [Skipped(9, ACME, 2, 4, "overflow")]
+    assert of(Skipped, list(head.tick(9, encoded(book("delta"), 5)))) == [Skipped(2, ACME, 2, 4, "overflow")]
     assert head.states(9, [state]) == [Shown(9, [(ACME, 5, state)])]
     assert list(head.states(9, [state])) == []
+
+
+def test_state_behind_a_hole_tells_what_is_missing_before_any_tick_does() -> None:
+    head = Playhead("book", lambda sym: True, plan())
+    head.turn("e1", 0)
+    head.tick(1, encoded(book("snapshot"), 1))
+    state = encoded(book("snapshot"), 5)
+    assert head.states(8, [state]) == [
+        Skipped(2, ACME, 2, 5, "overflow"),
+        Shown(8, [(ACME, 5, state)]),
+    ]
+    assert played(list(head.tick(9, encoded(book("delta"), 6)))) == [(ACME, 6)]
+
+
+def test_place_before_a_hole_is_told_of_it_though_a_state_stands_behind() -> None:
+    head = Playhead("trade", lambda sym: True, plan(after=("e1", 2)))
+    items = head.turn("e1", 0)
+    for n in (1, 2):
+        items += head.tick(n, encoded(trade(ACME, n), n))
+    items += head.states(8, [encoded(trade(ACME, 7), 7)])
+    items += head.tick(9, encoded(trade(ACME, 8), 8))
+    assert items[:2] == [Turned(2, "e1"), Skipped(3, ACME, 3, 7, "overflow")]
+    assert played(items) == [(ACME, 8)]
 
 
 def test_tape_of_another_epoch_begins_with_a_reset_of_all_that_was_played() -> None:
@@ -129,8 +154,8 @@ def test_tape_of_another_epoch_begins_with_a_reset_of_all_that_was_played() -> N
     head.tick(1, encoded(trade(ACME, 1), 1))
     head.tick(2, encoded(trade(BETA, 1), 1))
     assert head.turn("e2", 0) == [
-        Skipped(2, ACME, None, None, "feed_reset"),
-        Skipped(2, BETA, None, None, "feed_reset"),
+        Skipped(3, ACME, None, None, "feed_reset"),
+        Skipped(3, BETA, None, None, "feed_reset"),
         Turned(0, "e2"),
     ]
     assert played(list(head.tick(1, encoded(trade(ACME, 1), 1)))) == [(ACME, 1)]
@@ -143,7 +168,7 @@ def test_place_at_the_end_of_an_epoch_goes_on_with_the_next() -> None:
     head.tick(2, encoded(trade(ACME, 2), 2))
     assert head.turn("e2", 0) == [
         Turned(2, "e1"),
-        Skipped(2, ACME, None, None, "feed_reset"),
+        Skipped(3, ACME, None, None, "feed_reset"),
         Turned(0, "e2"),
     ]
 

@@ -405,6 +405,37 @@ async def test_hole_in_the_recording_is_told_by_its_numbers(autojump_clock: obje
         assert (entry.offered, entry.dropped) == (1010, len(told))
 
 
+@pytest.mark.parametrize("ch", ["trade", "book"])
+@pytest.mark.parametrize("writes", range(1, 6))
+async def test_gone_file_is_told_to_whoever_resumes_before_it(
+    autojump_clock: object, tmp_path: Path, ch: str, writes: int
+) -> None:
+    async with recorded_market(tmp_path, history=HistoryLimits(ticks=100), file_bytes=4000) as market:
+        for n in range(1, 201):
+            delta = fat_book(ACME, 1)
+            delta.kind = "delta" if n > 1 else "snapshot"
+            market.fanout.publish([trade(ACME, n), delta])
+            await trio.sleep(0.3)
+        _delete_from_the_middle(tmp_path, files=2)
+        first = market.reader()
+        first.wire.block()
+        market.subscribe(first, ch, replay=_request())
+        await trio.sleep(1)
+        _fill_after(first, writes)
+        first.wire.drain()
+        await trio.sleep(1)
+        cursor = (first.of("update") or first.of("ack"))[-1]["cursor"]
+        first.subscriber.end(CLIENT_GONE)
+        second = market.replay(ch, cursor=cursor)
+        await until(lambda: is_live(second))
+        told = {*_told(first).get(ACME, []), *_told(second).get(ACME, [])}
+        got = seqs(first, ch).get(ACME, []) + seqs(second, ch).get(ACME, [])
+        assert told
+        assert sorted([*got, *told]) == list(range(1, 201))
+        [entry] = second.subscriber.session.ledger()
+        assert entry.dropped == len(_told(second).get(ACME, []))
+
+
 async def test_topic_that_is_not_recorded_is_shown_where_the_replay_goes_live(
     autojump_clock: object, tmp_path: Path
 ) -> None:
@@ -571,6 +602,12 @@ def _fill_after(reader: Reader, writes: int) -> None:
             reader.wire.block()
 
     reader.wire.offer = offer_and_count  # type: ignore[method-assign]
+
+
+def _delete_from_the_middle(folder: Path, files: int) -> None:
+    recorded = sorted(folder.iterdir())
+    for gone in recorded[len(recorded) // 2 :][:files]:
+        gone.unlink()
 
 
 def _open_files(folder: Path) -> int:
