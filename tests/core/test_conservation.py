@@ -151,6 +151,9 @@ class Subscriber(RuleBasedStateMachine):
         delivery = {"mode": mode, "queue": queue} if mode == "every" else {"mode": mode}
         assert self.client.request("modify", sub=self.number[key], delivery=delivery)["type"] == "ack"
         self.wanted[key] = {**fields, "delivery": delivery}
+        if mode == "latest":
+            # Also what waits of a topic that has gone to another subscription since.
+            self.conflatable |= {topic for topic in self.owed if topic[0] == fields["ch"]}
         self.note_coverage()
 
     @rule(writes=st.integers(1, 3))
