@@ -74,12 +74,14 @@ class Account:
         begins: Mapping[str, int] | None = None,
         is_resumed: bool = False,
         awaits_snapshot: bool = False,
+        is_aside: bool = False,
     ) -> None:
         """Begin with the subscription's ack.
 
         Args:
             begins_at_zero: as the attribute.
-            is_resumed: the broker offers what came since a cursor, also what a snapshot shows as well.
+            is_resumed: the broker offers what came since a cursor, but for what it shows without having been asked.
+            is_aside: a snapshot was asked for beside the cursor, and has what is offered as well.
             begins: the last ``seq`` that came on an earlier connection, by symbol.
         """
         self.numbers = {number}
@@ -94,6 +96,7 @@ class Account:
         self._begins: dict[str, int | None] = dict(begins or {})
         self._tracks: dict[str, Track] = {}
         self._is_resumed = is_resumed
+        self._is_aside = is_aside
         self._is_shared = False
         self._is_unsure = False
         self._gone = LedgerEntry(0, 0, 0, 0, 0, 0)
@@ -166,7 +169,9 @@ class Account:
         """
         track = self.track(sym)
         if track.last == NOT_BEGUN and self._is_resumed and not self.is_strict:
-            if self._begins.get(sym) is not None:
+            if self._is_aside and self._begins.get(sym) is not None:
+                # Where the broker's count begins, behind the cursor or here, can't be told.
+                self._begins[sym] = None
                 return
             # It may have been offered, and conflated into what is still to come.
             self._is_unsure = True

@@ -141,7 +141,12 @@ class SubscriptionState:
         # What had not come before a snapshot was complete may have had ticks all the same.
         is_same = self.account.begins_at_zero and not self.awaits_snapshot
         return Account(
-            number, is_strict=self.is_strict, begins_at_zero=is_same, begins=lasts, is_resumed=True
+            number,
+            is_strict=self.is_strict,
+            begins_at_zero=is_same,
+            begins=lasts,
+            is_resumed=True,
+            is_aside=self.awaits_snapshot,
         )
 
     def modified(self, asked: Mapping[str, Any], ack: Ack) -> None:

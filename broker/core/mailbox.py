@@ -519,7 +519,9 @@ class Mailbox(_Hot):
         gap = Missing(topic, first, last, reason)
         # A feed that fails over and over says the same each time; a stalled reader is told once.
         if self._last_gap.get(topic) != gap:
-            self._last_gap[topic] = gap
+            if reason != "overflow":
+                # That would grow by what is dropped next, which has to be counted.
+                self._last_gap[topic] = gap
             self._gaps.append(gap)
             self.is_clear = False
 

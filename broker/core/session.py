@@ -7,9 +7,10 @@ subscription's snapshot and its first update.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from typing import Any
 
 import msgspec
@@ -162,10 +163,13 @@ class Session:
             position = min(position, sub.position(position))
         return position
 
-    def cursor(self, position: int) -> str:
-        """Return the cursor of a position; it says as well what a ``max_rate`` holds back from before it."""
-        since = min((sub.held_since(position) for sub in self.subscriptions.values()), default=position)
-        return self.router.tape.cursor(position, since)
+    def cursor(self, position: int, since: float = inf) -> str:
+        """Return the cursor of a position; it says as well what a ``max_rate`` holds back from before it.
+
+        ``since``: behind this offset something was held back that the client has not been told of yet.
+        """
+        held = min((sub.held_since(position) for sub in self.subscriptions.values()), default=position)
+        return self.router.tape.cursor(position, int(min(held, since)))
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────────
 
@@ -428,21 +432,23 @@ class Session:
         if snapshot or (snapshot is None and cursor is None):
             wanted = list(sub.topics)
         begin = tape.offset
+        since: float = inf
         if cursor is None:
             self._attach(sub)
             self._begin_lost(sub, wanted)
         else:
             place = tape.parse_place(cursor)
             begin = tape.offset if place is None else place[0]
-            too_old = self._resume(sub, None if place is None else begin, now)
-            held = [] if place is None else _held_back(sub, place)
+            held = {} if place is None else self._held_back(sub, place)
+            too_old = self._resume(sub, None if place is None else begin, now, held)
             if place is not None and held:
-                sub.shown_since = place[1]
-            wanted = list(dict.fromkeys([*wanted, *too_old, *held]))
+                since = sub.shown_since = place[1]
+            shown = [topic for topic, start in held.items() if start > topic.seq or not _is_replayed(sub)]
+            wanted = list(dict.fromkeys([*wanted, *too_old, *shown]))
             self._tell_lost(sub, wanted, but=too_old)
         self._show(sub, wanted, now)
         # It covers the whole session: the other subscriptions may still have something queued.
-        return self.cursor(min(begin, self.position()))
+        return self.cursor(min(begin, self.position()), since)
 
     def begin_live(self, sub: Subscription, now: float) -> None:
         """Take up every topic of a subscription as it stands now, behind a replay of something else."""
@@ -484,8 +490,13 @@ class Session:
             if topic.is_lost and topic.seq:
                 sub.mailbox.mark(topic, place, topic.seq, "feed_reset")
 
-    def _resume(self, sub: Subscription, offset: int | None, now: float) -> list[Topic]:
+    def _resume(
+        self, sub: Subscription, offset: int | None, now: float, held: Collection[Topic] = ()
+    ) -> list[Topic]:
         """Take up every topic behind ``offset``; return those for which only a snapshot can help.
+
+        ``held``: topics of which something from before may be missing. A snapshot shows the newest, and the count
+        begins there; where every tick is replayed nevertheless, a gap says where.
 
         Whoever comes back from before the feed missed something of a book is told of it. In its place, where every
         tick is replayed; where the newest is enough, ahead of the book, or instead of it until the next snapshot.
@@ -505,9 +516,14 @@ class Session:
                 continue
             if offset is not None:
                 resets += [(each, topic) for each in self.router.tape.resets_since(topic, offset)]
+            if start is not None and topic in held:
+                if not _is_replayed(sub):
+                    topic.attach(sub.mailbox)
+                    continue
+                if sub.delivery.max_rate is not None:
+                    sub.mailbox.note_gap(topic, None, start - 1, "overflow")
             if start is not None and start <= topic.seq:
-                # Each change of a state has to arrive, and all volume, so they are replayed in full.
-                if sub.delivery.mode == "every" or sub.ch in ("status", "trade"):
+                if _is_replayed(sub):
                     first[topic] = start
                     topic.resuming[sub.mailbox] = None
                     continue
@@ -526,6 +542,25 @@ class Session:
         if first:
             sub.backlog = Backlog(self.router.tape, first)
         return too_old
+
+    def _held_back(self, sub: Subscription, place: tuple[int, int]) -> dict[Topic, int]:
+        """Return topics of which a tick may have been held back when the cursor of this place was sent.
+
+        Only where the newest counts: ``every`` gets all ticks behind the cursor, and none from before it again.
+
+        Returns:
+            Each with the ``seq`` of its first tick behind the cursor.
+        """
+        offset, since = place
+        if since == offset or sub.delivery.mode == "every":
+            return {}
+        tape = self.router.tape
+        held: dict[Topic, int] = {}
+        for topic in sub.topics:
+            start, first = tape.first_after(topic, offset), tape.first_after(topic, since)
+            if start is not None and (first is None or first < start):
+                held[topic] = start
+        return held
 
     # ── changing and ending ──────────────────────────────────────────────────────────────────────
 
@@ -575,17 +610,9 @@ class Session:
             topics.discard_unused(topic)
 
 
-def _held_back(sub: Subscription, place: tuple[int, int]) -> list[Topic]:
-    """Return topics of which a tick may have been held back when the cursor of this place was sent.
-
-    Only where the newest counts: ``every`` gets all ticks behind the cursor, and none from before it again.
-    """
-    offset, since = place
-    if since == offset or sub.delivery.mode == "every":
-        return []
-    return [
-        topic for topic in sub.topics if any(since < newest <= offset for newest in topic.newest_offsets())
-    ]
+def _is_replayed(sub: Subscription) -> bool:
+    """Tell whether a resume brings every tick: each change of a state has to arrive, and all volume."""
+    return sub.delivery.mode == "every" or sub.ch in ("status", "trade")
 
 
 def _conflated(topic: Topic, start: int, state: Sequence[Entry], now: float) -> list[tuple[Entry, int]]:

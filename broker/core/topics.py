@@ -160,12 +160,6 @@ class Topic(_Hot):
         """``seq`` of the first tick of ``offsets``; ``seq + 1`` if there is none."""
         return self.seq - len(self.offsets) + 1
 
-    def newest_offsets(self) -> list[int]:
-        """Return the offset of the newest tick of each conflation key that matters; none before the first."""
-        if self.is_single:
-            return [self.offset] if self.seq else []
-        return [entry.offset for entry in self.current.values()]
-
 
 def parse_pattern(text: str) -> str | None:
     """Return the venue that a pattern covers (``"*"`` for all), or ``None`` if it is not a pattern."""

@@ -159,6 +159,23 @@ def test_resumed_count_goes_on_behind_the_last_tick_of_the_earlier_connection() 
     assert account.unknown == 0
 
 
+def test_resumed_count_begins_at_a_snapshot_that_nobody_asked_for() -> None:
+    account = Account(7, is_strict=False, begins={SYM: 5}, is_resumed=True)
+    account.snapshot(SYM, 9, 1)
+    account.tick(SYM, 12)
+    assert account.compare([LedgerEntry(7, 3, 1, 2, 0, 0)]) == []
+
+
+def test_where_a_count_begins_is_believed_if_a_snapshot_was_asked_for_beside_a_cursor() -> None:
+    for conflated in (2, 6):
+        account = Account(7, is_strict=False, begins={SYM: 5}, is_resumed=True, is_aside=True)
+        account.snapshot(SYM, 9, 1)
+        account.tick(SYM, 12)
+        ledger = LedgerEntry(7, conflated + 1, 1, conflated, 0, 0)
+        assert account.compare([ledger]) == account.compare([ledger]) == []
+        assert account.compare([LedgerEntry(7, conflated + 2, 1, conflated + 1, 0, 0)])
+
+
 def test_symbol_that_no_snapshot_shows_begins_at_its_first_tick() -> None:
     account = Account(1, is_strict=True, begins_at_zero=True)
     account.tick(SYM, 3)

@@ -159,6 +159,64 @@ def test_cursor_says_what_is_held_back_and_a_resume_shows_it_once_and_nothing_el
     assert back.cursor == "e1-8"
 
 
+def test_topic_that_ticked_on_begins_with_a_snapshot_behind_what_was_held_back(market: Market) -> None:
+    client = Client(market)
+    client.subscribe("quote", "SIM:A", delivery={"max_rate": 1}, snapshot=False)
+    market.quotes("SIM:A")
+    client.take()
+    market.quotes("SIM:A", "SIM:A")
+    cursor = client.heartbeat()["cursor"]
+    market.quotes("SIM:A", "SIM:A")
+    back = Client(market)
+    back.subscribe("quote", "SIM:A", delivery={"max_rate": 1}, cursor=cursor)
+    assert types(back.take()) == ["snapshot"]
+    assert [tick["seq"] for tick in back.snapshots["quote", "SIM:A"]] == [5]
+    assert back.request("list")["ledger"][0]["offered"] == 0, "the count begins at the snapshot"
+
+
+@pytest.mark.parametrize("since", [0, 2])
+def test_trades_that_were_held_back_are_told_of_where_they_can_not_come_again(
+    market: Market, since: int
+) -> None:
+    client = Client(market)
+    contract = {"mode": "latest", "max_rate": 1}
+    client.subscribe("trade", "SIM:A", delivery=contract)
+    market.trades("SIM:A")
+    client.take()
+    market.trades("SIM:A", "SIM:A")
+    cursor = client.heartbeat()["cursor"]
+    assert cursor == "e1-3~1", "they are one by now"
+    market.trades(*["SIM:A"] * since)
+    back = Client(market)
+    ack = back.subscribe("trade", "SIM:A", delivery=contract, cursor=cursor)
+    assert ack["cursor"] == cursor, "the gap has not come yet"
+    came = types(back.take())
+    assert came == (["gap", "update"] if since else ["gap", "snapshot"])
+    [gap] = [message for message in back.messages if message["type"] == "gap"]
+    assert (gap["from"], gap["to"], gap["reason"]) == (None, 3, "overflow")
+    assert back.seqs("trade", "SIM:A") == list(range(4, 4 + since))
+    [entry] = back.request("list")["ledger"]
+    assert (entry["offered"], entry["delivered"], entry["dropped"]) == (since, since, 0)
+
+
+def test_what_is_dropped_behind_such_a_gap_is_told_beside_it(market: Market) -> None:
+    client = Client(market)
+    client.subscribe("trade", "SIM:A", delivery={"mode": "latest", "max_rate": 1})
+    market.trades("SIM:A")
+    client.take()
+    market.trades("SIM:A")
+    cursor = client.heartbeat()["cursor"]
+    back = Client(market)
+    back.subscribe("trade", "SIM:A", delivery={"mode": "latest", "max_rate": 1}, cursor=cursor)
+    back.request("modify", sub=1, delivery={"mode": "every", "queue": 1})
+    market.trades("SIM:A", "SIM:A", "SIM:A")
+    back.wait()
+    back.take()
+    told = [(gap["from"], gap["to"]) for gap in back.messages if gap["type"] == "gap"]
+    assert told == [(None, 2), (3, 4)]
+    assert back.request("list")["ledger"][0]["dropped"] == 2
+
+
 def test_what_was_held_back_does_not_bring_others_ticks_twice(market: Market) -> None:
     client = Client(market)
     client.subscribe("quote", "SIM:A", delivery={"max_rate": 1})

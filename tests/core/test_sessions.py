@@ -231,8 +231,6 @@ class SessionMachine(RuleBasedStateMachine):
         self.gaps[number] = {}
         for key in topics:
             self.claim(account, key, cursor)
-        if cursor is not None:
-            self.show_what_was_held_back(account, topics, cursor)
 
     def known(self, ch: str) -> list[Key]:
         return [(ch, sym) for sym in SYMBOLS]
@@ -261,6 +259,13 @@ class SessionMachine(RuleBasedStateMachine):
                 is_known = cursor is not None and cursor.startswith("e1-")
                 self.gaps[account.number][key] = newest if is_known else None
                 self.snapshots[account.number].add(key)
+        elif cursor is not None and self.was_held_back(account, key, cursor):
+            if not self.is_replayed(account) or start > newest:
+                self.snapshots[account.number].add(key)
+            if self.is_replayed(account):
+                if account.delivery["max_rate"] is not None:
+                    self.gaps[account.number][key] = start - 1
+                self.resume(account, key, start)
         elif start <= newest:
             self.resume(account, key, start)
 
@@ -278,7 +283,7 @@ class SessionMachine(RuleBasedStateMachine):
         seqs = list(range(start, newest + 1))
         account.offered += len(seqs)
         is_paced = account.delivery["max_rate"] is not None
-        if account.delivery["mode"] == "every" or key[0] in ("trade", "status"):
+        if self.is_replayed(account):
             account.items += [Item(key, [seq], now, is_replayed=True) for seq in seqs]
             self.sort(account)
             return
@@ -309,17 +314,16 @@ class SessionMachine(RuleBasedStateMachine):
                 previous.conflated += len(kept)
                 previous.items.remove(item)
 
-    def show_what_was_held_back(self, account: Account, topics: list[Key], cursor: str) -> None:
-        if not cursor.startswith("e1-") or account.delivery["mode"] == "every":
-            return
+    def was_held_back(self, account: Account, key: Key, cursor: str) -> bool:
+        """Say whether a tick of a topic may not have come, though it is from before a cursor."""
         upto = self.offset_of(cursor)
         since = upto - self.held_of(cursor)
-        for key in topics:
-            newest: dict[object, int] = {}
-            for published in self.record.topics[key]:
-                newest[getattr(published.tick, "interval", None)] = published.offset
-            if any(since < offset <= upto for offset in newest.values()):
-                self.snapshots[account.number].add(key)
+        offsets = [published.offset for published in self.record.topics[key]]
+        return account.delivery["mode"] == "latest" and any(since < offset <= upto for offset in offsets)
+
+    @staticmethod
+    def is_replayed(account: Account) -> bool:
+        return account.delivery["mode"] == "every" or account.ch in ("trade", "status")
 
     @staticmethod
     def offset_of(cursor: str) -> int:
@@ -547,7 +551,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     def take_in_gap(self, gap: dict[str, Any]) -> None:
         key, number = (gap["ch"], gap["sym"]), gap["sub"]
-        if gap["reason"] == "cursor_too_old":
+        if gap["reason"] == "cursor_too_old" or gap["from"] is None:
             assert gap["from"] is None
             assert gap["to"] == self.gaps[number].pop(key)
             return
