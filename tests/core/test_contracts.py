@@ -154,7 +154,10 @@ class ContractMachine(RuleBasedStateMachine):
         assert entry.offered == entry.delivered + entry.conflated + entry.dropped + entry.pending
         assert entry.delivered == len(received)
         told_later = sum((gap.last or 0) - (gap.first or 0) + 1 for gap in mailbox._gaps)
-        assert entry.dropped == len(self.told) + told_later
+        told = len(self.told) + told_later
+        # What a queue of bytes drops beyond its length is only counted, until somebody asks.
+        is_named = not getattr(mailbox._queue, "has_unnamed", False)
+        assert entry.dropped == told if is_named else entry.dropped > told
         assert mailbox.bytes >= 0
         assert bool(mailbox.bytes) == bool(len(mailbox))
 
