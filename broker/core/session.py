@@ -443,9 +443,10 @@ class Session:
             too_old = self._resume(sub, None if place is None else begin, now, held)
             if place is not None and held:
                 since = sub.shown_since = place[1]
+                self._begin_lost(sub, held, BEHIND_SNAPSHOT)
             shown = [topic for topic, start in held.items() if start > topic.seq or not _is_replayed(sub)]
             wanted = list(dict.fromkeys([*wanted, *too_old, *shown]))
-            self._tell_lost(sub, wanted, but=too_old)
+            self._tell_lost(sub, wanted, but=[*too_old, *held])
         self._show(sub, wanted, now)
         # It covers the whole session: the other subscriptions may still have something queued.
         return self.cursor(min(begin, self.position()), since)
@@ -483,9 +484,12 @@ class Session:
             if topic.is_lost and topic not in but:
                 sub.mailbox.note_gap(topic, None, None, "feed_reset")
 
-    def _begin_lost(self, sub: Subscription, topics: Iterable[Topic]) -> None:
-        """Tell a new subscriber of books that its snapshot can't show, and where their ticks begin."""
-        place = self.router.tape.offset, BEFORE_SNAPSHOT
+    def _begin_lost(self, sub: Subscription, topics: Iterable[Topic], beside: int = BEFORE_SNAPSHOT) -> None:
+        """Tell a new subscriber of books that its snapshot can't show, and where their ticks begin.
+
+        ``beside``: where the gaps stand beside the snapshot; behind all others, if there are some.
+        """
+        place = self.router.tape.offset, beside
         for topic in topics:
             if topic.is_lost and topic.seq:
                 sub.mailbox.mark(topic, place, topic.seq, "feed_reset")
@@ -514,14 +518,14 @@ class Session:
                 sub.mailbox.note_gap(topic, None, last, "cursor_too_old")
                 topic.attach(sub.mailbox)
                 continue
-            if offset is not None:
-                resets += [(each, topic) for each in self.router.tape.resets_since(topic, offset)]
             if start is not None and topic in held:
                 if not _is_replayed(sub):
                     topic.attach(sub.mailbox)
                     continue
                 if sub.delivery.max_rate is not None:
                     sub.mailbox.note_gap(topic, None, start - 1, "overflow")
+            if offset is not None:
+                resets += [(each, topic) for each in self.router.tape.resets_since(topic, offset)]
             if start is not None and start <= topic.seq:
                 if _is_replayed(sub):
                     first[topic] = start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -15,6 +15,10 @@ from tests.core.pair import Client, Market, account, quote, status, trade, types
 def bar(interval: str, sym: str = "SIM:A") -> Bar:
     ones: dict[str, Any] = dict.fromkeys(("open", "high", "low", "close", "volume"), "1")
     return Bar(sym=sym, ts=1, rts=2, interval=interval, start=0, count=1, final=False, **ones)
+
+
+def book(kind: Literal["snapshot", "delta"]) -> Book:
+    return Book(sym="SIM:A", ts=1, rts=2, kind=kind, bids=[("1", "1")], asks=[])
 
 
 @pytest.fixture
@@ -172,6 +176,25 @@ def test_topic_that_ticked_on_begins_with_a_snapshot_behind_what_was_held_back(m
     assert types(back.take()) == ["snapshot"]
     assert [tick["seq"] for tick in back.snapshots["quote", "SIM:A"]] == [5]
     assert back.request("list")["ledger"][0]["offered"] == 0, "the count begins at the snapshot"
+
+
+def test_book_that_was_held_back_and_is_lost_since_begins_behind_a_reset(market: Market) -> None:
+    client = Client(market)
+    client.subscribe("book", "SIM:A", delivery={"mode": "latest", "max_rate": 1})
+    market.publish(book("snapshot"))
+    client.take()
+    market.publish(book("delta"))
+    cursor = client.heartbeat()["cursor"]
+    market.publish(book("delta"))
+    market.router.gap("book", "SIM:A")
+    back = Client(market)
+    back.subscribe("book", "SIM:A", delivery={"mode": "latest"}, cursor=cursor)
+    market.publish(book("snapshot"))
+    back.take()
+    [gap] = [message for message in back.messages if message["type"] == "gap"]
+    assert (gap["from"], gap["to"], gap["reason"]) == (None, 3, "feed_reset")
+    assert back.seqs("book", "SIM:A") == [4]
+    assert back.request("list")["ledger"][0]["offered"] == 1
 
 
 @pytest.mark.parametrize("since", [0, 2])

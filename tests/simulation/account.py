@@ -65,14 +65,18 @@ class Subscribed:
         sub: its number.
         symbols: as accepted.
         offset: where on the tape a resume begins; ``None`` without one, or where the cursor says nothing.
+        is_aside: it resumes, and asked for a snapshot beside what it has missed, so the count does not begin there.
         awaits_snapshot: its snapshot is not complete.
         final: its last ledger, once it has ended.
     """
 
-    def __init__(self, sub: int, symbols: list[str], *, offset: int | None) -> None:
+    def __init__(
+        self, sub: int, symbols: list[str], *, offset: int | None = None, is_aside: bool = False
+    ) -> None:
         self.sub = sub
         self.symbols = symbols
         self.offset = offset
+        self.is_aside = is_aside
         self.awaits_snapshot = False
         self.final: Entry | None = None
 
@@ -163,7 +167,7 @@ class Account:
     # ── what comes ───────────────────────────────────────────────────────────────────────────────
 
     def take_snapshot(self, sub: int, sym: str, seq: int) -> None:
-        """Count a tick of a snapshot: a fresh subscription begins behind it."""
+        """Count a tick of a snapshot: the count begins behind it, unless it was asked for beside a resume."""
         topic = self.topics.get(sym)
         subscribed = self.subs[sub]
         if topic is None and subscribed.offset is None:
@@ -173,8 +177,8 @@ class Account:
         # Of bars it shows the newest of each interval, in any order.
         if seq < topic.position and self.ch != "bar":
             self._fail(f"{self.ch} {sym}: a snapshot of {seq} behind {topic.position}")
-        if subscribed.offset is None and not topic.received:
-            # Several ticks of one topic (bars), or what a gap named before the snapshot came.
+        if not subscribed.is_aside and not topic.received:
+            # Several ticks of one topic (bars), or what was told before it came, or held back before a resume.
             topic.base = topic.position = max(topic.base, seq)
             topic.top = max(topic.top, topic.base)
 
@@ -201,6 +205,10 @@ class Account:
             # A snapshot follows; where the gap does not say how far it reaches, the account begins with that.
             self.topics[sym] = Topic(last or 0)
             self.subs[gap["sub"]].awaits_snapshot = True
+            return
+        if first is None and last is not None and gap["reason"] == "overflow":
+            # A max_rate may have held ticks back from who resumes: the count begins here.
+            self.topics.setdefault(sym, Topic(last))
             return
         if first is None:
             # Missed at the venue, or dropped before it had a number.

@@ -227,8 +227,11 @@ class Conversation:
         offset = None if asked.cursor is None else self._oracle.position(asked.cursor)
         # A cursor of another epoch is answered by gaps and a snapshot, as if it had been asked for.
         wants = request.get("snapshot", False) or (offset is None and request.get("snapshot", True))
-        sub = Subscribed(number, ack["symbols"], offset=offset)
+        is_aside = offset is not None and request.get("snapshot", False)
+        sub = Subscribed(number, ack["symbols"], offset=offset, is_aside=is_aside)
         account.begin(sub, asked_at=asked.at, wants_snapshot=wants, is_fresh=asked.cursor is None)
+        # Of what was held back before, the count begins at the snapshot; of all else at the cursor.
+        account.is_vague |= is_aside and "~" in (asked.cursor or "")
         if ch == "book" and asked.cursor is None and not wants:
             # Whatever was missed until now, nobody says so to who wants no book.
             for sym in [sym for sym in self._client.contents.books if sub.covers(sym)]:
