@@ -41,6 +41,7 @@ class Binance(VenueFeed):
     """Binance spot, live."""
 
     venue = "BINANCE"
+    counts_trades = True
     #: Path of a snapshot at the REST server.
     depth_path = "/api/v3/depth"
 

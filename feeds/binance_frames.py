@@ -8,6 +8,7 @@ read 2026-11-21. What is not obvious there:
 * A spot ``bookTicker`` and a REST snapshot carry no time: theirs is when they were received.
 * ``trade`` and ``aggTrade`` tell the same executions; of a symbol that has both only the kind seen first is
   served, else its volume would count twice.
+* ``t`` and ``a`` have no holes within a symbol, as recordings show; the page doesn't say. A hole in them is a gap.
 * Times are milliseconds, or microseconds on a connection with ``timeUnit=MICROSECOND``.
 """
 
@@ -34,6 +35,7 @@ from feeds.frames import (
     one_side,
     snapshot_levels,
 )
+from feeds.trade_ids import TradeIds
 from feeds.venue import VenueParser, VenueRefused
 
 #: What symbols end with, the longer ones first: the longest that fits is the quote asset.
@@ -191,6 +193,7 @@ class BinanceParser(VenueParser):
         self._names = None if names is None else dict(names)
         self._books: dict[str, DepthChain] = {}
         self._trade_kind: dict[str, str] = {}
+        self._trades = TradeIds()
         self._gaps: list[tuple[Channel, str]] = []
         self._wanted: set[str] = set()
 
@@ -231,6 +234,7 @@ class BinanceParser(VenueParser):
             if chain.is_live:
                 self._gaps.append(("book", self._symbol(native)))
             chain.reset()
+        self._trades.clear()
         self._wanted.clear()
 
     def forget(self, symbol: str) -> None:
@@ -239,6 +243,8 @@ class BinanceParser(VenueParser):
             if self._books.pop(native).is_live:
                 self._gaps.append(("book", symbol))
             self._wanted.discard(native)
+        for native in [each for each in self._trade_kind if self._symbol(each) == symbol]:
+            self._trades.forget(native)
 
     def take_gaps(self) -> list[tuple[Channel, str]]:
         """See `VenueParser.take_gaps`."""
@@ -286,8 +292,7 @@ class BinanceParser(VenueParser):
             case "depthUpdate":
                 return self._delta(decode(_DEPTH, content), name, rts)
             case "trade":
-                trade = decode(_TRADE, content)
-                return self._trade(trade, name, rts) if trade.origin == "MARKET" else []
+                return self._trade(decode(_TRADE, content), name, rts)
             case "aggTrade":
                 return self._trade(decode(_AGG_TRADE, content), name, rts)
         # Candles, day statistics, partial books and what else the venue has; nobody asked for them.
@@ -314,8 +319,13 @@ class BinanceParser(VenueParser):
             side="sell" if event.is_buyer_maker else "buy",
             id=str(event.id),
         )
-        is_served = self._trade_kind.setdefault(event.symbol, event.kind) == event.kind
-        return [trade] if is_served else []
+        if self._trade_kind.setdefault(event.symbol, event.kind) != event.kind:
+            return []
+        place = self._trades.take(event.symbol, event.id)
+        if place == "hole":
+            self._gaps.append(("trade", symbol))
+        is_public = isinstance(event, _AggTrade) or event.origin == "MARKET"
+        return [trade] if is_public and place != "old" else []
 
     def _delta(self, event: _Depth, name: str | None, rts: int) -> list[Tick]:
         symbol = self._symbol(_same(event.symbol, name))

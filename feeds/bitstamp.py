@@ -43,6 +43,7 @@ class Bitstamp(VenueFeed):
 
     venue = "BITSTAMP"
     silence_s = 3 * _HEARTBEAT_S
+    is_no_trade = re.compile('"bids"|"asks"|order_book_|live_orders_')
 
     class Options(VenueOptions):
         """Keys of a feed of the type ``bitstamp``."""

@@ -4,7 +4,9 @@ Source: https://docs.cdp.coinbase.com/exchange/websocket-feed/channels, as searc
 Not obvious there:
 
 * ``side`` of a ``match`` is the maker's; ours is the aggressor's, so it is turned round.
-* ``last_match`` is a trade from before the subscription, so it is no news.
+* ``last_match`` is a trade from before the subscription, so it is no news; but it says which one has to follow.
+* Messages of ``matches`` may be dropped or out of order (page ``overview``, "Sequence Numbers"). ``trade_id`` has no
+  holes within a product, as recordings show too, so a hole in it is a gap.
 * ``level2`` wants a login nowadays, ``level2_batch`` (the same messages, every 50 ms) does not.
 * Level 2 messages carry no sequence: the venue guarantees their delivery. So the one way to lose one is a
   frame that can't be read, and then the book is not served until the venue has sent it anew.
@@ -38,6 +40,7 @@ from feeds.frames import (
 )
 from feeds.refusals import named
 from feeds.torn_frames import BookSigns
+from feeds.trade_ids import TradeIds
 from feeds.venue import VenueOptions, VenueParser, VenueRefused, Verb
 
 _AGGRESSOR: dict[str, Side] = {"buy": "sell", "sell": "buy"}
@@ -45,6 +48,7 @@ _VENUE_CHANNELS = {"quote": "ticker", "trade": "matches", "book": "level2_batch"
 _PRODUCT = re.compile(r"[A-Z0-9]+-[A-Z0-9]+")
 
 _MakerSide = Literal["buy", "sell"]
+_Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class _Ticker(Struct, tag_field="type", tag="ticker"):
@@ -59,11 +63,16 @@ class _Ticker(Struct, tag_field="type", tag="ticker"):
 
 class _Match(Struct, tag_field="type", tag="match"):
     product_id: str
-    trade_id: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    trade_id: _Id
     price: str
     size: str
     side: _MakerSide
     time: str
+
+
+class _LastMatch(Struct, tag_field="type", tag="last_match"):
+    product_id: str
+    trade_id: _Id | None = None
 
 
 class _Snapshot(Struct, tag_field="type", tag="snapshot"):
@@ -86,11 +95,11 @@ class _Error(Struct, tag_field="type", tag="error"):
 
 #: Known, and without anything for us.
 _NO_NEWS = (
-    *("subscriptions", "heartbeat", "last_match", "status", "auction", "rfq_match"),
+    *("subscriptions", "heartbeat", "status", "auction", "rfq_match"),
     *("received", "open", "done", "change", "activate"),
 )
 _MESSAGES: list[Any] = [
-    *(_Ticker, _Match, _Snapshot, _Update, _Error),
+    *(_Ticker, _Match, _LastMatch, _Snapshot, _Update, _Error),
     *(msgspec.defstruct("_NoNews", [], tag_field="type", tag=name) for name in _NO_NEWS),
 ]
 _DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(reduce(operator.or_, _MESSAGES))
@@ -117,6 +126,7 @@ class CoinbaseParser(VenueParser):
         self._spellings = {product: canonical(venue, product) for product in products or ()}
         self._books: set[str] = set()
         self._lost: set[str] = set()
+        self._trades = TradeIds()
         self._gaps: list[tuple[Channel, str]] = []
 
     def parse(self, frame: str | bytes, rts: int) -> list[Tick]:
@@ -139,12 +149,14 @@ class CoinbaseParser(VenueParser):
         for product in sorted(self._books):
             self._break(product)
         self._lost.clear()
+        self._trades.clear()
 
     def forget(self, symbol: str) -> None:
         """See `VenueParser.forget`."""
         product = symbol.removeprefix(f"{self._venue}:")
         self._break(product)
         self._lost.discard(product)
+        self._trades.forget(product)
 
     def take_gaps(self) -> list[tuple[Channel, str]]:
         """See `VenueParser.take_gaps`."""
@@ -168,6 +180,9 @@ class CoinbaseParser(VenueParser):
                 return self._quote(message, rts)
             case _Match():
                 return self._trade(message, rts)
+            case _LastMatch() if message.trade_id is not None:
+                self._symbol(message.product_id)
+                self._trades.take(message.product_id, message.trade_id)
             case _Snapshot():
                 return self._snapshot(message, rts)
             case _Error():
@@ -187,9 +202,9 @@ class CoinbaseParser(VenueParser):
             ask_size=ask_size,
         )
 
-    def _trade(self, message: _Match, rts: int) -> Trade:
+    def _trade(self, message: _Match, rts: int) -> Trade | None:
         check_decimals(message.price, message.size)
-        return Trade(
+        trade = Trade(
             sym=self._symbol(message.product_id),
             ts=text_to_ns(message.time),
             rts=rts,
@@ -198,6 +213,10 @@ class CoinbaseParser(VenueParser):
             side=_AGGRESSOR[message.side],
             id=str(message.trade_id),
         )
+        place = self._trades.take(message.product_id, message.trade_id)
+        if place == "hole":
+            self._gaps.append(("trade", trade.sym))
+        return None if place == "old" else trade
 
     def _snapshot(self, message: _Snapshot, rts: int) -> Book:
         book = Book(
@@ -266,6 +285,7 @@ class Coinbase(BookFeed):
 
     venue = "COINBASE"
     refuses_whole = True
+    counts_trades = True
 
     class Options(VenueOptions):
         """Keys of a feed of the type ``coinbase``."""

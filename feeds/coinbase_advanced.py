@@ -37,6 +37,7 @@ class CoinbaseAdvanced(BookFeed):
     venue = "COINBASE"
     silence_s = 15.0
     refuses_whole = True
+    is_no_trade = re.compile(r'"channel"\s*:\s*"(?!market_trades)\w+"')
 
     class Options(VenueOptions):
         """Keys of a feed of the type ``coinbase_advanced``."""

@@ -31,6 +31,7 @@ class Gemini(BookFeed):
     venue = "GEMINI"
     silence_s = 30.0
     refuses_whole = True
+    is_no_trade = re.compile("l2_updates|heartbeat")
 
     class Options(VenueOptions):
         """Keys of a feed of the type ``gemini``."""

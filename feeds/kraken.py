@@ -17,6 +17,7 @@ levels, which the checksum doesn't cover, is never lost.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -43,6 +44,8 @@ class Kraken(BookFeed):
     """Kraken, live."""
 
     venue = "KRAKEN"
+    #: Books of v1, of which a torn frame shows the sides.
+    is_no_trade = re.compile(r'"[ab]s?"\s*:')
 
     class Options(VenueOptions):
         """Keys of a feed of the type ``kraken``; symbols may be written as ``BTC-USD`` or ``XBT-USD``."""
@@ -76,6 +79,8 @@ class Kraken(BookFeed):
         self._ended: set[tuple[Channel, str]] = set()
         self._pauses = Pauses()
         self._ping_at = 0.0
+        # Those of v1 have no numbers.
+        self.counts_trades = options.api == "v2"
 
     def stream_url(self) -> str:
         """See `VenueFeed.stream_url`."""

@@ -7,6 +7,7 @@ ping), as search excerpts of them said on 2026-11-21. Not obvious there:
   over the digits as sent. So they are read as text, and the precisions of the ``instrument`` channel (about 1 MB for
   all pairs) are not needed.
 * ``side`` of a trade is the taker's, as ours. The snapshot of ``trade`` is the last 50 trades, which are no news.
+* ``trade_id`` is "a sequence number, unique per book": a hole in it is a gap.
 * Books have had a ``timestamp`` in their updates for long, in their snapshots and in ``ticker`` only lately.
 * A frame doesn't say with which depth its book was subscribed to; the answer to the subscription does.
 """
@@ -25,6 +26,7 @@ from broker.core.ticks import Level, Quote, Tick, Trade
 from feeds.frames import check_decimals, decode, is_part_of_object, one_side, text_to_ns
 from feeds.kraken_book import depth_of_snapshot
 from feeds.kraken_parser import KrakenParser, book_ticks, refusal
+from feeds.trade_ids import TradeIds
 
 _CHANNEL_IN_TEXT = re.compile(r'"channel"\s*:\s*"(\w*)')
 _PAIRS_IN_TEXT = re.compile(r'"symbol"\s*:\s*"([A-Za-z0-9.]+)\\?/([A-Za-z0-9.]+)"')
@@ -107,6 +109,17 @@ class KrakenV2Parser(KrakenParser):
         super().__init__(venue, symbols)
         self._depth = depth
         self._depths: dict[str, int] = {}
+        self._trades = TradeIds()
+
+    def reset(self) -> None:
+        """See `VenueParser.reset`."""
+        super().reset()
+        self._trades.clear()
+
+    def forget(self, symbol: str) -> None:
+        """See `VenueParser.forget`."""
+        super().forget(symbol)
+        self._trades.forget(symbol)
 
     def _ticks(self, frame: str | bytes, rts: int) -> list[Tick]:
         envelope = decode(_ENVELOPE, frame)
@@ -123,8 +136,9 @@ class KrakenV2Parser(KrakenParser):
             case "ticker":
                 return [self._quote(ticker, rts) for ticker in decode(_TICKERS, content)]
             case "trade":
-                trades: list[Tick] = [self._trade(trade, rts) for trade in decode(_TRADES, content)]
-                return [] if _is_snapshot(envelope.kind) else trades
+                trades = [self._trade(trade, rts) for trade in decode(_TRADES, content)]
+                news = [trade for trade in trades if self._is_news(trade)]
+                return [] if _is_snapshot(envelope.kind) else [*news]
         # Heartbeats, the system's state, candles and what else the venue has.
         return []
 
@@ -183,6 +197,12 @@ class KrakenV2Parser(KrakenParser):
             side=trade.side,
             id=str(trade.trade_id),
         )
+
+    def _is_news(self, trade: Trade) -> bool:
+        place = self._trades.take(trade.sym, int(trade.id))
+        if place == "hole":
+            self._gaps.append(("trade", trade.sym))
+        return place != "old"
 
     def _suspects(self, text: str, *, is_torn: bool) -> Iterable[str]:
         """See `KrakenParser._suspects`.

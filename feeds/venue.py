@@ -6,6 +6,7 @@ can't say in ticks (a book that broke) it keeps for `VenueParser.take_gaps`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from math import inf
@@ -17,6 +18,7 @@ from pydantic import Field, field_validator
 from broker.core.errors import FeedError, FeedPermanentError, FrameError
 from broker.core.ticks import Channel, Status, Tick, Trade
 from feeds.base import Feed, FeedContext, FeedOptions, VenueSocket
+from feeds.frames import is_json
 from feeds.refusals import Refusals
 
 VenueChannel = Literal["quote", "trade", "book"]
@@ -112,8 +114,17 @@ def checked_url(url: str, *schemes: str) -> str:
     return url.rstrip("/")
 
 
-def hand_over(ctx: FeedContext, parser: VenueParser, ticks: Callable[[], list[Tick]]) -> list[Tick]:
+def hand_over(
+    ctx: FeedContext,
+    parser: VenueParser,
+    ticks: Callable[[], list[Tick]],
+    *,
+    on_refused: Callable[[], None] = lambda: None,
+) -> list[Tick]:
     """Publish and return what a call of the parser returns; count a `FrameError`; pass on the gaps that it found.
+
+    Args:
+        on_refused: called where the frame can't be read.
 
     Raises:
         VenueRefused: the frame was the venue's refusal.
@@ -125,6 +136,7 @@ def hand_over(ctx: FeedContext, parser: VenueParser, ticks: Callable[[], list[Ti
         raise
     except FrameError as error:
         ctx.refused(error)
+        on_refused()
     for channel, symbol in parser.take_gaps():
         ctx.gap(channel, symbol)
     for tick in parsed:
@@ -141,11 +153,16 @@ class VenueFeed(Feed):
         silence_s: a venue that sends something at least so often, whatever the market does, is given up when it
             doesn't; ``None``: it may be silent.
         refuses_whole: a request for several symbols of which the venue lacks one is refused as a whole.
+        counts_trades: its parser notices by their numbers that trades are missing. If not, a frame that can't be read
+            and may have been a trade is a gap.
+        is_no_trade: finds what only frames without trades show; for those that can't be read.
     """
 
     symbols: Sequence[str]
     silence_s: ClassVar[float | None] = None
     refuses_whole: ClassVar[bool] = False
+    counts_trades: bool = False
+    is_no_trade: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
 
     def __init__(self, options: VenueOptions) -> None:
         self.options = options
@@ -230,7 +247,12 @@ class VenueFeed(Feed):
             if received is not None:
                 heard_at = trio.current_time()
                 try:
-                    ticks = hand_over(ctx, parser, partial(parser.parse, received, ctx.time_ns()))
+                    ticks = hand_over(
+                        ctx,
+                        parser,
+                        partial(parser.parse, received, ctx.time_ns()),
+                        on_refused=partial(self._distrust, ctx, received),
+                    )
                     self.note_heard(ctx, ticks)
                     await self.after_frame(socket, parser)
                 except VenueRefused as refusal:
@@ -247,6 +269,14 @@ class VenueFeed(Feed):
             ctx.gap(channel, symbol)
         self._miss_trades(ctx, self._traded)
         self.subscribed.clear()
+
+    def _distrust(self, ctx: FeedContext, frame: str | bytes) -> None:
+        """Tell that trades may be missed, if this frame that can't be read may have been one, nobody knows whose."""
+        if self.counts_trades or not self._traded:
+            return
+        text = frame if isinstance(frame, str) else frame.decode("utf-8", "replace")
+        if self.is_no_trade.search(text) is None and ("trade" in text or not is_json(frame)):
+            self._miss_trades(ctx, self._traded)
 
     def _miss_trades(self, ctx: FeedContext, symbols: Collection[str]) -> None:
         """Tell that trades may be missed from now on; where there was none since the last gap, that one still holds."""

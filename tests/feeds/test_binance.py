@@ -263,7 +263,36 @@ def test_trades_of_a_symbol_with_both_streams_count_once() -> None:
     aggregate = {"e": "aggTrade", "s": "BTCUSDT", "a": 1, "p": "1", "q": "1", "T": 1, "m": True}
     assert len(parser.parse(json.dumps(aggregate), RTS)) == 1
     assert parser.parse(json.dumps(trade), RTS) == []
-    assert len(parser.parse(json.dumps(aggregate), RTS)) == 1
+    assert len(parser.parse(json.dumps(aggregate | {"a": 2}), RTS)) == 1
+    assert parser.take_gaps() == []
+
+
+@pytest.mark.parametrize(("kind", "number"), [("trade", "t"), ("aggTrade", "a")])
+def test_trade_that_comes_twice_is_served_once_and_one_that_does_not_come_is_a_gap(
+    kind: str, number: str
+) -> None:
+    parser = BinanceParser()
+    trade = {"e": kind, "s": "BTCUSDT", "p": "1", "q": "1", "T": 1, "m": True}
+
+    def served(at: int) -> int:
+        return len(parser.parse(json.dumps(trade | {number: at}), RTS))
+
+    assert [served(at) for at in (7, 8, 8, 7, 9)] == [1, 1, 0, 0, 1]
+    assert parser.take_gaps() == []
+    assert served(12) == 1
+    assert parser.take_gaps() == [("trade", "BINANCE:BTC-USDT")]
+    assert served(11) == 0, "it was told to be missing"
+    parser.reset()
+    assert (served(50), parser.take_gaps()) == (1, [])
+
+
+def test_futures_trade_that_is_left_out_makes_no_hole() -> None:
+    parser = BinanceParser()
+    trade = {"e": "trade", "s": "BTCUSDT", "p": "1", "q": "1", "T": 1, "m": True}
+    kinds = [(1, "MARKET"), (2, "NA"), (3, "INSURANCE_FUND"), (4, "MARKET")]
+    ticks = [parser.parse(json.dumps(trade | {"t": at, "X": origin}), RTS) for at, origin in kinds]
+    assert [len(each) for each in ticks] == [1, 0, 0, 1]
+    assert parser.take_gaps() == []
 
 
 def test_futures_trade_that_is_no_public_execution_is_left_out() -> None:
