@@ -9,7 +9,8 @@ Not obvious there:
   holes within a product, as recordings show too, so a hole in it is a gap.
 * ``level2`` wants a login nowadays, ``level2_batch`` (the same messages, every 50 ms) does not.
 * Level 2 messages carry no sequence: the venue guarantees their delivery. So the one way to lose one is a
-  frame that can't be read, and then the book is not served until the venue has sent it anew.
+  frame that can't be read, and then the book is not served until the venue has sent it anew; nor is one that stays
+  crossed, as something was lost all the same.
 * A request that names one product that isn't there is ignored as a whole; its error names one of these
   (https://github.com/coinbase/coinbase-pro-node/issues/174, read 2026-11-21), so the others are asked for again.
 """
@@ -29,6 +30,7 @@ from pydantic import field_validator
 from broker.core.errors import FrameError
 from broker.core.ticks import Book, Channel, Level, Quote, Side, Tick, Trade
 from feeds.book_feed import BookFeed
+from feeds.book_top import BookTop
 from feeds.frames import (
     canonical,
     check_decimals,
@@ -124,7 +126,8 @@ class CoinbaseParser(VenueParser):
         self._venue = venue
         self._products = None if products is None else frozenset(products)
         self._spellings = {product: canonical(venue, product) for product in products or ()}
-        self._books: set[str] = set()
+        #: The books that are served.
+        self._tops: dict[str, BookTop] = {}
         self._lost: set[str] = set()
         self._trades = TradeIds()
         self._gaps: list[tuple[Channel, str]] = []
@@ -146,7 +149,7 @@ class CoinbaseParser(VenueParser):
 
     def reset(self) -> None:
         """See `VenueParser.reset`."""
-        for product in sorted(self._books):
+        for product in sorted(self._tops):
             self._break(product)
         self._lost.clear()
         self._trades.clear()
@@ -170,7 +173,7 @@ class CoinbaseParser(VenueParser):
 
     def is_live(self, symbol: str) -> bool:
         """See `feeds.book_feed.BookParser.is_live`."""
-        return symbol.removeprefix(f"{self._venue}:") in self._books
+        return symbol.removeprefix(f"{self._venue}:") in self._tops
 
     def _tick(self, message: Any, rts: int) -> Tick | None:
         match message:
@@ -227,7 +230,8 @@ class CoinbaseParser(VenueParser):
             bids=snapshot_levels(message.bids, bids=True),
             asks=snapshot_levels(message.asks, bids=False),
         )
-        self._books.add(message.product_id)
+        top = self._tops[message.product_id] = BookTop()
+        top.apply(book)
         self._lost.discard(message.product_id)
         return book
 
@@ -244,19 +248,25 @@ class CoinbaseParser(VenueParser):
                 [(price, size) for side, price, size in message.changes if side == "sell"], bids=False
             ),
         )
+        top = self._tops.get(message.product_id)
         # Changes of a book that nobody has seen whole are of no use to anybody.
-        return book if message.changes and message.product_id in self._books else None
+        if top is None or not message.changes:
+            return None
+        top.apply(book)
+        if top.is_torn:
+            self._break(message.product_id)
+            return None
+        return book
 
     def _distrust(self, frame: str | bytes) -> None:
         """Stop serving the books of which this unreadable frame may have been an update."""
         # One that hasn't come yet may have come in this frame.
-        for product in _SIGNS.suspects(frame, self._books.union(self._products or ())):
+        for product in _SIGNS.suspects(frame, self._tops.keys() | (self._products or ())):
             self._break(product)
 
     def _break(self, product: str) -> None:
         self._lost.add(product)
-        if product in self._books:
-            self._books.discard(product)
+        if self._tops.pop(product, None) is not None:
             self._gaps.append(("book", self._symbol(product)))
 
     def _symbol(self, product: str) -> str:

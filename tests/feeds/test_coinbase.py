@@ -42,6 +42,26 @@ def coinbase(url: str = "ws://127.0.0.1:1", **options: Any) -> Coinbase:
     return Coinbase(Coinbase.Options(**{"symbols": ("BTC-USD",), "url": url, **options}))
 
 
+def test_book_that_stays_crossed_is_a_gap_and_asked_for_again() -> None:
+    parser = CoinbaseParser()
+
+    def at(second: int, *changes: tuple[str, str, str]) -> list[Tick]:
+        frame = json.loads(update(*changes)) | {"time": f"2026-03-01T12:00:0{second}.1Z"}
+        return parser.parse(json.dumps(frame), RTS)
+
+    parser.parse(SNAPSHOT, RTS)
+    assert len(at(1, ("buy", "11", "1"))) == 1, "what one order does may come in several messages"
+    assert len(at(1, ("sell", "11", "0"))) == 1
+    assert len(at(2, ("sell", "10.5", "1"))) == 1
+    assert len(at(3, ("sell", "12", "1"))) == 1
+    assert at(4, ("sell", "12", "2")) == []
+    assert parser.take_gaps() == [("book", "COINBASE:BTC-USD")]
+    assert parser.take_lost() == {"BTC-USD"}
+    assert at(5, ("sell", "10.5", "0")) == []
+    assert len(parser.parse(SNAPSHOT, RTS)) == 1
+    assert parser.is_live("COINBASE:BTC-USD")
+
+
 def test_golden_frames_become_quotes_trades_and_books() -> None:
     parser = CoinbaseParser()
     ticks = [tick for frame in golden("coinbase.jsonl") for tick in parser.parse(frame, RTS)]
