@@ -27,6 +27,8 @@ BATCH_TICKS = 256
 CHANNEL_BATCHES = 32
 #: Ticks that a feed may publish without a flush; above, they wait at the gate, where they are conflated.
 BUFFER_TICKS = 65_536
+#: Between two looks for ticks that a feed has published and does not flush.
+LOOK_S = 0.5
 #: A gate that was full says so again only if it has not been full for so long.
 CALM_S = 10.0
 
@@ -43,11 +45,13 @@ class Gate:
 
     Attributes:
         queue: what the channel had no room for.
+        flushes: how often the feed has flushed, since the start.
     """
 
     def __init__(self, owner: FeedRunner, channel: trio.MemorySendChannel[Batch], *, can_pause: bool) -> None:
         """``owner``: the feed; it counts what is refused, and hears that the feed is alive."""
         self.queue = FeedQueue()
+        self.flushes = 0
         self._owner = owner
         self._channel = channel
         self._can_pause = can_pause
@@ -61,6 +65,8 @@ class Gate:
         #: Set with the next batch that is taken, if somebody waits for it.
         self._taken: trio.Event | None = None
         self._has_overflown = False
+        self._flushes_seen = -1
+        self._has_been_late = False
         self._last_full_at = float("-inf")
 
     @property
@@ -87,6 +93,7 @@ class Gate:
 
         Cancelled while waiting for room, what was not sent stays for the next flush.
         """
+        self.flushes += 1
         if not self._can_pause:
             self.leave()
             await trio.lowlevel.checkpoint()
@@ -107,6 +114,20 @@ class Gate:
                 self._sent -= len(items)
                 self._buffer[:0] = items
                 raise
+
+    def look(self) -> None:
+        """Send what a live feed has left lying since the last look, as it forgets to flush; called every `LOOK_S`."""
+        if not self._buffer or self._can_pause:
+            self._flushes_seen = -1
+            return
+        if self.flushes == self._flushes_seen:
+            if not self._has_been_late:
+                self._has_been_late = True
+                self._owner.log.warning(
+                    "the feed publishes and does not flush; its ticks come late: await ctx.flush() behind ctx.publish()"
+                )
+            self.leave()
+        self._flushes_seen = self.flushes
 
     def leave(self) -> None:
         """Send what has gathered, or hold it for `run`, whether the feed can pause or not. Never blocks."""

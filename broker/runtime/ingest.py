@@ -22,7 +22,7 @@ from broker.core.ticks import Book, Channel, Quote, Tick, Trade, is_symbol, venu
 from broker.core.topics import Topics
 from broker.runtime.fanout import Fanout
 from broker.runtime.feed_runner import Feed, FeedRunner, Upstream
-from broker.runtime.gate import CHANNEL_BATCHES, Batch
+from broker.runtime.gate import CHANNEL_BATCHES, LOOK_S, Batch
 from broker.runtime.shapes import fault_of
 
 #: A feed that is silent for so long has its bars closed by the clock on the wall.
@@ -81,6 +81,7 @@ class Ingest:
                 nursery.start_soon(self._guard(runner.supervise), name=f"feed {runner.name}")
                 nursery.start_soon(runner.gate.run, name=f"gate of {runner.name}")
             nursery.start_soon(self._close_silent_bars)
+            nursery.start_soon(self._look_for_unflushed)
             async for batch in self._receive:
                 try:
                     self._take(batch)
@@ -201,6 +202,13 @@ class Ingest:
         symbols = {**runner.declared, **runner.symbols}
         if symbols:
             self._fanout.publish([runner.status(sym) for sym in symbols])
+
+    async def _look_for_unflushed(self) -> None:
+        """Take what adapters publish and forget to flush."""
+        while True:
+            await trio.sleep(LOOK_S)
+            for runner in self.feeds:
+                runner.gate.look()
 
     async def _close_silent_bars(self) -> None:
         """Let time go on for the bars of feeds that say nothing."""

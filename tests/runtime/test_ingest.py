@@ -382,6 +382,47 @@ async def test_feed_that_never_flushes_is_conflated_and_told_once(autojump_clock
         assert times[-1] == 2 * BUFFER_TICKS + 999
 
 
+async def test_ticks_that_a_live_feed_forgets_to_flush_come_late_and_that_is_told_once(
+    autojump_clock: object,
+) -> None:
+    feed = ScriptedFeed(can_pause=False)
+
+    async def step(ctx: Any) -> bool:
+        for n in range(10):
+            ctx.publish(quote(ACME, n))
+            await trio.sleep(1)
+        return False
+
+    async with open_broker(feeds=[feed]) as broker:
+        with structlog.testing.capture_logs() as logs:
+            await feed.do(step)
+            await trio.sleep(5.7)
+            assert (await feeds(broker.port))["feed0"]["ticks"] == 6
+            await trio.sleep(5)
+        assert broker.runner.ticks == 10
+        assert [line["event"] for line in logs if line["log_level"] == "warning"] == [
+            "the feed publishes and does not flush; its ticks come late: await ctx.flush() behind ctx.publish()"
+        ]
+
+
+async def test_feed_that_flushes_now_and_then_is_left_alone(autojump_clock: object) -> None:
+    feed = ScriptedFeed(can_pause=False)
+
+    async def step(ctx: Any) -> bool:
+        for n in range(100):
+            ctx.publish(quote(ACME, n))
+            await trio.sleep(0.3)
+            await ctx.flush()
+        return False
+
+    async with open_broker(feeds=[feed]) as broker:
+        with structlog.testing.capture_logs() as logs:
+            await feed.do(step)
+            await trio.sleep(60)
+        assert broker.runner.ticks == 100
+        assert [line for line in logs if line["log_level"] == "warning"] == []
+
+
 async def test_gap_of_a_feed_stands_between_the_ticks_around_it(autojump_clock: object) -> None:
     feed = ScriptedFeed()
 

@@ -30,7 +30,7 @@ class Play:
     """The golden frames, played once to the end, on a venue that behaves.
 
     Attributes:
-        flushed: how many ticks the broker got.
+        flushed: how often it has flushed.
     """
 
     story: Story
@@ -95,7 +95,7 @@ class Bench:
         async with open_stage(self.subject, venue, known=("tick", "book", "end")) as stage:
             await self._until_through(stage, venue)
             await trio.sleep(_SETTLE_S)
-            flushed = stage.runner.ticks
+            flushed = stage.runner.gate.flushes
         return Play(stage.story, venue, flushed)
 
     async def _until_through(self, stage: Stage, venue: ScriptedVenue) -> None:

@@ -81,7 +81,7 @@ def _faults(bench: Bench) -> Iterator[str]:
     yield from bench.faults("end")
     ticks = len(bench.play().story.ticks)
     if ticks and not bench.play().flushed:
-        yield f"publishes ticks, {ticks}, and none gets out: await ctx.flush() behind ctx.publish()"
+        yield f"publishes ticks, {ticks}, and does not flush: await ctx.flush() behind ctx.publish()"
 
 
 def _why_no_tick(bench: Bench, play: Play) -> str:
