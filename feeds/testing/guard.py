@@ -92,7 +92,10 @@ def run_guarded(main: Callable[[Watchdog], Awaitable[T]]) -> T:
     if watchdog.fault:
         raise Failed(watchdog.fault)
     if "error" in box:
-        raise _unwrapped(box["error"])
+        error = _unwrapped(box["error"])
+        if not isinstance(error, Exception):
+            raise Failed(f"raises {type(error).__name__}, which is no Exception: {error!r:.200}") from None
+        raise error
     value: T = box["value"]
     return value
 

@@ -40,8 +40,8 @@ def main(kind: str, folder: str) -> None:
             done.append(f"import fails: {error}")
     if threading.active_count() > before:
         done.append("starts a thread")
-    # An adapter may end the process by its own atexit, or print: this is all that is said.
-    print(*(f"tapecast-import: {each}" for each in done), sep="\n", flush=True)
+    # An adapter may print, too: this is all that is said. Without the last line it has ended the process.
+    print(*(f"tapecast-import: {each}" for each in done), "tapecast-imported", sep="\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+import trio
 from msgspec import Struct
 
 from broker.core.decimals import is_zero
@@ -169,3 +170,5 @@ def _faults_of_end(error: BaseException | None) -> Iterator[str]:
         yield f"run() raised {type(found).__name__}: {one_line(found)}; only FeedError is declared"
     elif isinstance(found, SystemExit):
         yield "run() called sys.exit()"
+    elif not isinstance(found, Exception | BaseExceptionGroup | trio.Cancelled | None):
+        yield f"run() raised {type(found).__name__}, which is no Exception; only FeedError is declared"

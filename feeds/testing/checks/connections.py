@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 
 import trio
@@ -12,7 +13,7 @@ from broker.core.ticks import Book
 from feeds.testing.checks.bench import COMEBACK_S, Bench, drained, planned
 from feeds.testing.guard import run_guarded
 from feeds.testing.scripted_venue import Plan, ScriptedVenue, VirtualSocket
-from feeds.testing.story import Ended, Gapped, Published, Refused, Story
+from feeds.testing.story import Began, Ended, Gapped, Published, Refused, Story
 from feeds.testing.verdicts import Failed, Skipped
 
 _RECONNECTS = 20
@@ -135,7 +136,12 @@ def check_reconnects(bench: Bench) -> str:
         raise Failed(
             f"holds {venue.most_open} connections at a time, after reconnects; before {play.venue.most_open}"
         )
+    if story.lives <= _RECONNECTS:
+        _hold_gaps_between(story)
     first, *later = _by_life(venue, play.venue.most_open)
+    twice = next((text for socket in first for text in _sent_twice(socket)), None)
+    if twice is not None:
+        raise Failed(f"sends the same twice as it begins: {twice!r:.160}")
     for number, sockets in enumerate(later[:_RECONNECTS], 1):
         asked, again = _asked(first), _asked(sockets)
         if asked != again:
@@ -146,11 +152,35 @@ def check_reconnects(bench: Bench) -> str:
         Counter(event.tick.ch for event in life if isinstance(event, Published))
         for life in story.lives_apart()
     ]
-    if counts and counts[_RECONNECTS] != counts[0]:
+    if len(counts) > _RECONNECTS and counts[_RECONNECTS] != counts[0]:
         raise Failed(
             f"brings {dict(counts[_RECONNECTS])} ticks after reconnects, and {dict(counts[0])} before"
         )
     return f"{_RECONNECTS} reconnects, {sum(_asked(first).values())} requests each"
+
+
+def _hold_gaps_between(story: Story) -> None:
+    """Raise `Failed` if a feed that connects again by itself says nothing of what it may have missed."""
+    live: set[str] = set()
+    for event in story.events:
+        if isinstance(event, Gapped | Began):
+            live = live - {event.sym} if isinstance(event, Gapped) else set()
+        elif isinstance(event, Published) and isinstance(event.tick, Book):
+            if event.tick.kind == "snapshot" and event.tick.sym in live:
+                raise Failed(
+                    f"connects again by itself and tells no gap of the book of {event.tick.sym}: "
+                    "ctx.gap('book', symbol) as the connection ends, or raise FeedError and leave it to the supervisor"
+                )
+            live.add(event.tick.sym)
+
+
+def _sent_twice(socket: VirtualSocket) -> list[str]:
+    """Return what was sent more than once within a second of the first."""
+    if not socket.sent:
+        return []
+    until = socket.sent[0][0] + 1.0
+    counts = Counter(str(message) for at, message in socket.sent if at <= until)
+    return [text for text, count in counts.items() if count > 1]
 
 
 async def _reconnect(bench: Bench) -> tuple[Story, ScriptedVenue]:
@@ -221,12 +251,24 @@ async def _lose(bench: Bench, lost: int, sym: str) -> bool:
         noticed = noticed_at()
         if noticed is None:
             return False
+        with trio.move_on_after(10.0):
+            while not _is_told(stage.story.events[noticed:], sym):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        if not _is_told(stage.story.events[noticed:], sym):
+            raise Failed(
+                f"refuses the frame behind one that was lost, and tells no gap of the book of {sym}: "
+                "ctx.gap('book', symbol), or raise FeedError"
+            )
         await stage.until(
             lambda: any(_is_snapshot(each, sym) for each in stage.story.events[noticed:]),
             COMEBACK_S,
             f"serves the book of {sym} again, whole, after a frame was lost",
         )
     return True
+
+
+def _is_told(events: Sequence[object], sym: str) -> bool:
+    return any(isinstance(each, Ended) or each == Gapped("book", sym) for each in events)
 
 
 def _is_snapshot(event: object, sym: str) -> bool:

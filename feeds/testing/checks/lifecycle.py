@@ -26,7 +26,7 @@ _MOMENTS = 40
 #: A stuck connection takes 2 s to close; what takes longer holds up the broker's going down.
 _LONGEST_END_S = 5.0
 _MEASURE_S = 0.3
-_MARK = "tapecast-import: "
+_MARK, _DONE = "tapecast-import: ", "tapecast-imported"
 
 
 def check_import(subject: Subject) -> str:
@@ -48,7 +48,7 @@ def check_import(subject: Subject) -> str:
     found = [line.removeprefix(_MARK) for line in done.stdout.splitlines() if line.startswith(_MARK)]
     if found:
         raise Failed(f"at import: {one_line(found[0])}")
-    if done.returncode:
+    if done.returncode or _DONE not in done.stdout.splitlines():
         raise Failed(f"at import: the process ends with {done.returncode}: {one_line(done.stderr[-200:])}")
     return f"from {subject.source.origin}"
 

@@ -17,11 +17,14 @@ from feeds.parsing import ParseFeed
 from feeds.testing.checks.bench import Bench, Play, ticks_of
 from feeds.testing.golden import GoldenFrame
 from feeds.testing.stage import BASE_NS
+from feeds.testing.story import Published
 from feeds.testing.verdicts import Failed, Skipped, one_line
 
 #: 2001-09-09; what is less is in another unit.
 _FIRST_NS = 10**18
 _MINUTE_NS = 60 * 10**9
+#: Of so many a time must not be the same.
+_MOMENTS = 3
 #: In the text of a refusal: a number that is no text.
 _FLOAT = re.compile(r"float|\b(?:bid|bid_size|ask|ask_size|price|size) = -?[0-9]")
 _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
@@ -188,7 +191,22 @@ def check_stamps(bench: Bench) -> str:
             raise Failed(f"rts = {tick.rts} is not when it was received ({now}): is it ctx.time_ns()?")
         if tick.ts > now + _MINUTE_NS:
             raise Failed(f"ts = {tick.ts} lies in the future")
+    _hold_anew(bench.play().story.published)
     return f"ts to {_resolution(bench.play().story.ticks)}"
+
+
+def _hold_anew(published: list[Published]) -> None:
+    """Raise `Failed` if a time is taken once and stands in all ticks, though their frames came at several times."""
+    for name, count in (
+        ("rts", len({event.at for event in published})),
+        ("ts", len({event.frame for event in published})),
+    ):
+        times = {getattr(event.tick, name) for event in published}
+        if len(times) == 1 and count >= _MOMENTS:
+            raise Failed(
+                f"{name} = {times.pop()} in all {len(published)} ticks, and they came at {count} times: "
+                "is it taken anew for each frame? If the frames have one time all of them, give them several"
+            )
 
 
 def _hold_stamp(name: str, at: object, tick: Tick) -> None:

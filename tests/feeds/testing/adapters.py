@@ -129,6 +129,13 @@ WRONG = {
     "stamps seconds": Wrong("stamps", "seconds", ("int(at) * 1_000_000", "int(at) // 1000")),
     "stamps milliseconds": Wrong("stamps", "milliseconds", ("int(at) * 1_000_000", "int(at)")),
     "stamps with its own clock": Wrong("stamps", "received", ("ctx.time_ns()", "__import__('time').time_ns()")),
+    "takes the time of receipt once": Wrong(
+        "stamps", "is it taken anew for each frame", (_RUN, "        self.at = ctx.time_ns()\n" + _RUN), ('"rts": ctx.time_ns()', '"rts": self.at')
+    ),
+    "takes the venue's time once": Wrong(
+        "stamps", "is it taken anew for each frame", ('{"ts": self.nanoseconds(at["at"])', '{"ts": vars(self).setdefault("at", self.nanoseconds(at["at"]))')
+    ),
+    "ends the process at import": Wrong("import", "the process ends with 0", ("# AT IMPORT", "import os; os._exit(0)")),
     "serves a delta before the snapshot": Wrong(
         "books", "without a snapshot", ('kind=at["kind"]', 'kind="delta" if at["n"] == 1 else "snapshot"')
     ),
@@ -139,12 +146,27 @@ WRONG = {
     "goes on behind a gap": Wrong(
         "gap", "without a snapshot", ('                        raise FeedError("a frame that may have been a part of a book") from error', "                        number = 3")
     ),
+    "refuses what comes behind a hole and tells no gap": Wrong(
+        "gap", "tells no gap",
+        ('                    if number:\n                        for sym in self.symbols:\n                            ctx.gap("book", sym)\n                        raise FeedError("a frame that may have been a part of a book") from error', "                    pass")
+    ),
     "has a name for a symbol that it does not map back": Wrong(
         "symbols", "not among its symbols", ('        return f"LAB:{name}"\n', '        return f"LAB:{name}".replace("-", "")\n')
     ),
     "subscribes once more with each life": Wrong(
         "reconnects", "sends more",
         ("await self.subscribe(socket)\n", "self.lives += 1\n            for _ in range(self.lives):\n                await self.subscribe(socket)\n"),
+    ),
+    "subscribes twice": Wrong(
+        "reconnects", "sends the same twice",
+        ("            await self.subscribe(socket)\n", "            await self.subscribe(socket)\n            await self.subscribe(socket)\n"),
+    ),
+    "connects again by itself, and tells no gap": Wrong(
+        "reconnects", "tells no gap of the book of LAB:BTC-USD",
+        (_RUN, "        while True:\n            try:\n                await self.live(ctx)\n            except FeedError:\n                await trio.sleep(5)\n\n    async def live(self, ctx):\n" + _RUN),
+    ),
+    "raises what is no exception": Wrong(
+        "garbage", "GeneratorExit, which is no Exception", ("                    ctx.refused(FrameError(repr(error), frame))", "                    raise GeneratorExit")
     ),
     "connects again by itself, without a pause": Wrong(
         "refused", "without a pause",
