@@ -163,6 +163,19 @@ class RedisPublisher:
             b"".join([b"*%d\r\n" % len(parts), *(b"$%d\r\n%b\r\n" % (len(p), p) for p in parts)])
         )
 
+    async def wait_until_loaded(self) -> None:
+        """Wait until a server that has just started has read what it had saved: it listens before that."""
+        while True:
+            await self._stream.send_all(b"PING\r\n")
+            answer = b""
+            while not answer.endswith(b"\r\n"):
+                data = bytes(await self._stream.receive_some())
+                assert data, answer
+                answer += data
+            if not answer.startswith(b"-LOADING"):
+                return
+            await trio.sleep(0.01)
+
     async def flush(self, *, at_once: bool = False) -> None:
         """Send, and wait until the server has done it all; ``at_once``: nobody sees anything in between."""
         commands, self._commands = self._commands, []
@@ -191,4 +204,6 @@ class RedisPublisher:
 async def redis_publisher(server: Server) -> AsyncGenerator[RedisPublisher, None]:
     """Connect."""
     async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
-        yield RedisPublisher(stream)
+        publisher = RedisPublisher(stream)
+        await publisher.wait_until_loaded()
+        yield publisher
