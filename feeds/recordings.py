@@ -39,6 +39,8 @@ MAX_FILES = 256
 
 #: Of a file, to tell what it is.
 _PEEK = 4096
+#: Some editors begin a text with it.
+_BOM = b"\xef\xbb\xbf"
 _NS = re.compile(rb"([0-9]{16,19}) ")
 _SECONDS = re.compile(rb"([0-9]{9,10})(?:\.([0-9]{1,9})[0-9]*)?: ?")
 _URL_LINE = re.compile(rb"(\S{1,65536}) (->|<->|<-) ([0-9]{9,10})(?:\.([0-9]{1,9})[0-9]*)?(?:: ?|$)")
@@ -77,7 +79,9 @@ def parse_line(line: bytes, last_at: int, source: int, number: int) -> Record:
         return Record("message", at, line, "", source, number)
     if not line.strip() or line.startswith(b"configuration: "):
         return Record("other", last_at, b"", "", source, number)
-    return Record("broken", last_at, b"no line of a known recorder", "", source, number)
+    return Record(
+        "broken", last_at, b"no line of a known recorder, and no object of JSON", "", source, number
+    )
 
 
 def read_file(path: Path, source: int = 0, *, of_ticks: bool = False) -> Generator[Record]:
@@ -130,6 +134,8 @@ def _read_lines(file: BinaryIO, source: int) -> Generator[Record]:
             continue
         if not line:
             return
+        if number == 1:
+            line = line.removeprefix(_BOM)
         record = parse_line(line.rstrip(b"\r\n"), at, source, number)
         at = record.at
         yield record

@@ -83,7 +83,10 @@ def read_table(file: BinaryIO, source: int) -> Generator[Record]:
     """
     csv.field_size_limit(MAX_CELL)
     rows = csv.reader(_lines(file), strict=True)
-    columns = checked_columns(next(rows, []))
+    try:
+        columns = checked_columns(next(rows, []))
+    except csv.Error as error:
+        raise TableError(f"the first row: not CSV: {error}") from None
     at = 0
     while True:
         try:

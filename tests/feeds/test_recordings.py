@@ -29,8 +29,8 @@ NS = 1_723_161_253_937_085_768
         (b'configuration: {"a":1}', "other", 7, b"", ""),
         (b"", "other", 7, b"", ""),
         (b'{"type":"update"}', "message", 7, b'{"type":"update"}', ""),
-        (b"garbage", "broken", 7, b"no line of a known recorder", ""),
-        (b"\xff\xfe\x00", "broken", 7, b"no line of a known recorder", ""),
+        (b"garbage", "broken", 7, b"no line of a known recorder, and no object of JSON", ""),
+        (b"\xff\xfe\x00", "broken", 7, b"no line of a known recorder, and no object of JSON", ""),
         (b"9999999999999999999 {}", "broken", 7, b"a time after the year 2262", ""),
     ],
 )
@@ -44,6 +44,13 @@ def test_any_line_is_something_at_a_time_that_fits(line: bytes) -> None:
     assert 0 <= record.at < 2**63
 
 
+def test_mark_of_byte_order_ahead_of_the_first_line_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "ticks.ndjson"
+    line = b'{"ch":"trade","sym":"X:A","ts":"1767225600000000000"}'
+    path.write_bytes(b"\xef\xbb\xbf" + line + b"\r\n" + line)
+    assert [(each.kind, each.payload) for each in read_file(path)] == [("message", line), ("message", line)]
+
+
 def test_gzip_is_recognised_by_its_content_and_the_last_line_needs_no_end(tmp_path: Path) -> None:
     for name, content in (
         ("plain.gz", b"1 \n1633998512: a"),
@@ -52,7 +59,7 @@ def test_gzip_is_recognised_by_its_content_and_the_last_line_needs_no_end(tmp_pa
         (tmp_path / name).write_bytes(content)
         records = list(read_file(tmp_path / name))
         assert [(record.kind, record.payload, record.line) for record in records] == [
-            ("broken", b"no line of a known recorder", 1),
+            ("broken", b"no line of a known recorder, and no object of JSON", 1),
             ("frame", b"a", 2),
         ]
 

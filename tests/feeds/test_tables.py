@@ -146,6 +146,7 @@ async def test_wrong_rows_of_one_kind_count_as_one_kind(tmp_path: Path) -> None:
         ("ch,sym,bid", "the column ts is missing"),
         ("ch,sym,ts,bid,bid", "the column .bid. is there twice"),
         ("ch;sym;ts;bid", "separated by commas, not semicolons"),
+        ("ch,sym,ts\rtrade,X:A,1", "the first row: not CSV"),
         ("ch,sym,ts,", "no column"),
     ],
 )
