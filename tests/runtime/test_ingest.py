@@ -397,7 +397,8 @@ async def test_ticks_that_a_live_feed_forgets_to_flush_come_late_and_that_is_tol
         with structlog.testing.capture_logs() as logs:
             await feed.do(step)
             await trio.sleep(5.7)
-            assert (await feeds(broker.port))["feed0"]["ticks"] == 6
+            # A tick and a look at the same moment come in either order, and the later of two looks sends.
+            assert (await feeds(broker.port))["feed0"]["ticks"] in (5, 6)
             await trio.sleep(5)
         assert broker.runner.ticks == 10
         assert [line["event"] for line in logs if line["log_level"] == "warning"] == [
