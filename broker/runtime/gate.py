@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from broker.core.errors import FrameError
 from broker.core.feed_queue import FeedQueue, Item, Missed, Rewound
+from broker.core.ticks import Book, Trade
 from broker.runtime.shapes import fault_of
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class Gate:
         # The broker is behind, so it does not hear that the feed is anything but mute.
         self._owner.stay_alive()
         was_conflating, waiting = self.queue.is_conflating, self.waiting + len(items)
-        self.queue.add(item for item in items if self._is_sound(item))
+        self.queue.add(sound for item in items if (sound := self._sound(item)) is not None)
         if self.queue.is_conflating and not was_conflating:
             self._tell_full(waiting)
         if self.queue and not self._is_holding:
@@ -158,14 +159,17 @@ class Gate:
             self._released = trio.Event()
             self._held.set()
 
-    def _is_sound(self, item: Item) -> bool:
-        """Refuse what is no tick: it can't be conflated."""
+    def _sound(self, item: Item) -> Item | None:
+        """Return an item that can be conflated: itself, or what stands for one that is no tick, if anything does."""
         if isinstance(item, Missed | Rewound):
-            return True
+            return item
         fault = fault_of(item)
-        if fault:
-            self._owner.refused(FrameError(fault, repr(item)))
-        return not fault
+        if not fault:
+            return item
+        self._owner.refused(FrameError(fault, repr(item)))
+        if isinstance(item, Book | Trade) and isinstance(item.sym, str):
+            return Missed(item.ch, item.sym)
+        return None
 
     def _tell_full(self, waiting: int) -> None:
         now = trio.current_time()

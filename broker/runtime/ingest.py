@@ -126,7 +126,9 @@ class Ingest:
                 continue
             if not is_checked:
                 if fault := fault_of(item):
-                    runner.refused(FrameError(fault, repr(item)))
+                    self._publish(runner, ticks)
+                    ticks = []
+                    self._refuse(runner, item, fault)
                     continue
                 if type(item) is Book:
                     if not _continues(runner, item):
@@ -168,6 +170,14 @@ class Ingest:
         self._fanout.publish(bars)
         runner.bars = BarBuilder()
         runner.watermark = 0
+
+    def _refuse(self, runner: FeedRunner, item: object, fault: str) -> None:
+        """Refuse what is no tick; what was served of its topic so far has a hole then."""
+        runner.refused(FrameError(fault, repr(item)))
+        if isinstance(item, Book | Trade) and isinstance(item.sym, str):
+            missed = Missed(item.ch, item.sym)
+            if (missed.ch, missed.sym) in runner.served:
+                self._miss(runner, missed)
 
     def _miss(self, runner: FeedRunner, missed: Missed) -> None:
         """Tell that a feed has missed something, unless that is of another feed's symbol."""

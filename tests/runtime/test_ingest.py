@@ -485,6 +485,40 @@ async def test_delta_behind_a_gap_is_refused_until_the_snapshot(autojump_clock: 
         assert broker.runner.last_refusal.startswith("a delta of SIM:ACME without a snapshot before it")
 
 
+async def test_tick_that_is_refused_is_a_gap_of_what_it_was_of(autojump_clock: object) -> None:
+    feed = ScriptedFeed()
+    odd = Book(sym=ACME, ts=3, rts=3, kind="delta", bids=[("1", "much")], asks=[])
+    async with open_broker(feeds=[feed]) as broker, websocket(broker.port) as ws:
+        for id_, ch in enumerate(("book", "trade"), 1):
+            await ws.ask("subscribe", id=id_, ch=ch, symbols=[ACME])
+            await ws.receive_type("ack")
+        await feed.publish(book("snapshot", 1), book("delta", 2), odd, book("delta", 4), book("snapshot", 5))
+        await feed.publish(
+            trade(ACME, 6), Trade(sym=ACME, ts=7, rts=7, price="?", size="1", side=None, id="")
+        )
+        await feed.publish(trade(ACME, 8))
+        told: list[Any] = []
+        while "8" not in told:
+            message = await ws.receive()
+            told += (
+                [message["ch"]] if message["type"] == "gap" else [t["ts"] for t in message.get("data", [])]
+            )
+        of_trades = ("6", "trade", "8")
+        assert [each for each in told if each not in of_trades] == ["1", "2", "book", "5"]
+        # A gap of trades is told ahead of those that still wait.
+        assert sorted(told[-3:]) == sorted(of_trades)
+        assert broker.runner.refusals == 3
+
+
+async def test_odd_time_of_a_book_does_not_cost_its_change(autojump_clock: object) -> None:
+    feed = ScriptedFeed()
+    now = 1_795_000_000 * 10**9
+    early = Book(sym=ACME, ts=0, rts=now, kind="snapshot", bids=[("1", "1")], asks=[])
+    async with open_broker(feeds=[feed]) as broker:
+        await feed.publish(early)
+        assert broker.topics.get("book", ACME).book.levels() == ([("1", "1")], [])  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("resumes", [False, True])
 async def test_books_and_trades_of_a_life_that_fails_become_gaps_unless_it_is_resumed(
     autojump_clock: object, resumes: bool
