@@ -41,7 +41,7 @@ from broker.core.ticks import (
 MOST_SYMBOLS = 100_000
 _LAST_NS = 2**63 - 1
 #: Nanoseconds since 1970 reach this in March 1973. Today's time is less in seconds, milliseconds and microseconds.
-_FIRST_NS = 10**17
+FIRST_NS = 10**17
 
 _DECIMAL = 'a decimal number as text, e.g. "101.50"'
 _SIZE = 'a decimal number as text, not negative, e.g. "3.25"'
@@ -249,7 +249,7 @@ def _price(level: tuple[str, str]) -> Decimal:
 
 def odd_values(tick: Tick) -> Iterator[tuple[str, Any]]:
     """Yield the fields that have the right type, and no right value; the types are not looked at."""
-    if not 0 <= tick.ts <= _LAST_NS or tick.ts < _FIRST_NS <= tick.rts:
+    if not 0 <= tick.ts <= _LAST_NS or tick.ts < FIRST_NS <= tick.rts:
         yield "ts", tick.ts
     if type(tick) is Book:
         yield from _odd_levels("bids", tick.bids)

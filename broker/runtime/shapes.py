@@ -16,6 +16,7 @@ from typing import Any
 
 from msgspec import UnsetType
 
+from broker.core.tick_lines import FIRST_NS
 from broker.core.ticks import Bar, Book, Quote, Status, Trade
 
 _Types = tuple[type, ...]
@@ -47,8 +48,6 @@ _MOST_DIGITS = 64
 _LEVEL = (str, str)
 _SIDES: tuple[object, ...] = ("buy", "sell", None)
 _KINDS = ("snapshot", "delta")
-#: Nanoseconds end here in March 1973. Today's time is less in seconds, milliseconds and microseconds.
-_FIRST_NS = 10**17
 
 
 def fault_of(item: object) -> str:
@@ -61,7 +60,7 @@ def fault_of(item: object) -> str:
     if tuple(map(type, values(item))) not in right:
         return _odd_field(item)
     # Not of a book, which would be wrong without its change.
-    if kind is not Book and item.ts < _FIRST_NS <= item.rts:  # type: ignore[attr-defined]  # all ticks have both
+    if kind is not Book and item.ts < FIRST_NS <= item.rts:  # type: ignore[attr-defined]  # all ticks have both
         return f"{kind.__name__}.ts = {item.ts} is not in nanoseconds since 1970"  # type: ignore[attr-defined]
     if kind is Quote:
         return _odd_quote(item)  # type: ignore[arg-type]
